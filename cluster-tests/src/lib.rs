@@ -1,0 +1,2 @@
+//! Drives real Kittiwake processes.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The node: listeners, Kafka APIs, partitions, coordinators, administration.
+#![deny(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The `kittiwake` command.
+fn main() {}

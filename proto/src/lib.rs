@@ -1,0 +1,2 @@
+//! Generated gRPC services and metadata records.
+#![forbid(unsafe_code)]

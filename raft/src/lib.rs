@@ -1,0 +1,2 @@
+//! The metadata quorum.
+#![forbid(unsafe_code)]
