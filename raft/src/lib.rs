@@ -1,2 +1,15 @@
 //! The metadata quorum.
 #![forbid(unsafe_code)]
+
+mod command;
+mod ids;
+pub mod image;
+
+pub use command::{
+    Applied, Command, CommandError, ConfigChange, ConfigResource, Election, IsrMember, LastStop,
+    NewPartitions, NewTopic, Outcome, PartitionChange, Reassignment, RegisterBroker, Requester,
+};
+pub use ids::{
+    BrokerEpoch, BrokerId, DirectoryId, IncarnationId, ParseIdError, PartitionEpoch, TopicId,
+};
+pub use image::{Broker, ClusterImage, Endpoint, Partition, Topic};
