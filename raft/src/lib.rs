@@ -4,6 +4,7 @@
 mod command;
 mod ids;
 pub mod image;
+mod quorum;
 
 pub use command::{
     Applied, Command, CommandError, ConfigChange, ConfigResource, Election, IsrMember, LastStop,
@@ -13,3 +14,6 @@ pub use ids::{
     BrokerEpoch, BrokerId, DirectoryId, IncarnationId, ParseIdError, PartitionEpoch, TopicId,
 };
 pub use image::{Broker, ClusterImage, Endpoint, Partition, Topic};
+pub use quorum::{
+    Member, MetadataQuorum, NoLeader, OpenError, ProposeError, QuorumOptions, QuorumStatus,
+};
