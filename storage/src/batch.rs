@@ -487,3 +487,6 @@ impl BatchError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,3 +211,6 @@ fn decode_entry(line: &str) -> Option<EpochEntry> {
 fn fault(line: usize, reason: String) -> EpochFileError {
     EpochFileError { line, reason }
 }
+
+#[cfg(test)]
+mod tests;

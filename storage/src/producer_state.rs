@@ -164,7 +164,8 @@ impl ProducerState {
                 current_epoch: producer.epoch,
             });
         }
-        if header.is_control() {
+        // A coordinator's marker or offset commit has no sequence; a client's batch always does.
+        if header.is_control() || header.base_sequence < 0 {
             return Ok(Sequence::New);
         }
         if header.producer_epoch == producer.epoch
@@ -279,3 +280,6 @@ impl ProducerState {
 fn next_sequence(last: i32) -> i32 {
     if last < 0 { 0 } else { sequence_after(last, 1) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -462,3 +462,6 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

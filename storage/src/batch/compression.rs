@@ -170,14 +170,13 @@ impl FromStr for Compression {
     }
 }
 
-/// The smallest window, as a power of two, that holds `limit` bytes, within what zstd supports.
+/// The largest window a frame may ask for, as a power of two: enough for `limit` bytes, within bounds.
 fn zstd_window_log_max(limit: usize) -> u32 {
-    const SMALLEST: u32 = 10;
-    const LARGEST: u32 = 27; // 128 MiB: zstd's own default for decoders
+    const SMALLEST: u32 = 23; // 8 MiB: what RFC 8878 asks of every decoder; encoders ask for more than they fill
+    const LARGEST: u32 = 27; // 128 MiB: zstd's own default
     limit
-        .max(1)
-        .next_power_of_two()
-        .trailing_zeros()
+        .checked_next_power_of_two()
+        .map_or(LARGEST, usize::ilog2)
         .clamp(SMALLEST, LARGEST)
 }
 

@@ -106,7 +106,7 @@ pub fn validate<'a>(
     }
     check_counts(&header)?;
     check_attributes(&header, rules)?;
-    check_producer(&header)?;
+    check_producer(&header, rules)?;
     let body = &records[HEADER_LEN..];
     let header = check_crc_and_stamp_time(&header, records, rules, now_ms)?;
     if rules.timestamp_type == TimestampType::CreateTime && rules.origin == BatchOrigin::Client {
@@ -196,7 +196,7 @@ fn check_attributes(header: &BatchHeader, rules: &BatchRules) -> Result<(), Batc
     Ok(())
 }
 
-fn check_producer(header: &BatchHeader) -> Result<(), BatchError> {
+fn check_producer(header: &BatchHeader, rules: &BatchRules) -> Result<(), BatchError> {
     if header.producer_id < NO_PRODUCER_ID {
         return Err(BatchError::invalid(format!(
             "producer id {}",
@@ -217,8 +217,8 @@ fn check_producer(header: &BatchHeader) -> Result<(), BatchError> {
             header.producer_id, header.producer_epoch
         )));
     }
-    // A transaction marker carries a producer id and no sequence.
-    if header.base_sequence < 0 && !header.is_control() {
+    // Coordinators write markers and transactional offset commits, which have no sequence.
+    if header.base_sequence < 0 && rules.origin == BatchOrigin::Client {
         return Err(BatchError::invalid(format!(
             "producer id {} with sequence {}",
             header.producer_id, header.base_sequence
