@@ -1,0 +1,173 @@
+//! What clients did and saw, in the form the [checker](crate::checker) judges.
+//!
+//! Every value is unique and says who wrote it and when: a [`Value`] is (producer, sequence), and its [payload](Value::payload)
+//! carries both, filler derived from them, and a CRC-32C, so that a single changed bit shows.
+//!
+//! ```text
+//! payload: producer u32 | sequence u64 | filler … | crc32c u32      (big-endian; the CRC covers what precedes it)
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Bytes of a payload that are not filler.
+const FIXED_LEN: usize = 4 + 8 + 4;
+
+/// A record's identity: the producer that wrote it and its number in that producer's order of sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value {
+    /// Which producer; unique in a history.
+    pub producer: u32,
+    /// Counts from 0 in the order of sending.
+    pub sequence: u64,
+}
+
+impl Value {
+    /// The record body that stands for this value, `size` bytes long (at least the fixed part).
+    pub fn payload(self, size: usize) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(size.max(FIXED_LEN));
+        payload.extend(self.producer.to_be_bytes());
+        payload.extend(self.sequence.to_be_bytes());
+        // Words, not noise: the codecs must have something to compress.
+        let filler = format!("kittiwake {} of {} ", self.sequence, self.producer);
+        payload.extend(filler.bytes().cycle().take(size.saturating_sub(FIXED_LEN)));
+        let crc = crc32c::crc32c(&payload);
+        payload.extend(crc.to_be_bytes());
+        payload
+    }
+
+    /// The value a body stands for, or `None` if the body is not, bit for bit, one that [`payload`](Self::payload) made.
+    pub fn parse(payload: &[u8]) -> Option<Self> {
+        let producer = u32::from_be_bytes(payload.get(..4)?.try_into().ok()?);
+        let sequence = u64::from_be_bytes(payload.get(4..12)?.try_into().ok()?);
+        let value = Self { producer, sequence };
+        (value.payload(payload.len()) == payload).then_some(value)
+    }
+}
+
+/// How a send ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged at this offset.
+    Ok(i64),
+    /// Provably not applied.
+    Fail,
+    /// Unknown: a timeout, a lost connection, or never answered.
+    Info,
+}
+
+/// One send.
+#[derive(Debug, Clone, Copy)]
+pub struct Send {
+    /// What was sent.
+    pub value: Value,
+    /// Where to.
+    pub partition: i32,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// One record a consumer was given.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    /// The consumer's assignment: within one, offsets go up and skip nothing. Each assignment or seek gets a new number.
+    pub assignment: u32,
+    /// Where from.
+    pub partition: i32,
+    /// At which offset.
+    pub offset: i64,
+    /// `None`: a body that no producer made.
+    pub value: Option<Value>,
+}
+
+/// A finished history. Sends of one producer stand in the order of sending, reads of one assignment in the order of reading.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// All sends.
+    pub sends: Vec<Send>,
+    /// All reads while the system was disturbed.
+    pub reads: Vec<Read>,
+    /// The fresh client's reading of every partition from the beginning to past the highest offset ever seen, after healing.
+    pub final_reads: Vec<Read>,
+}
+
+/// Collects a history from many clients. Clones share one history.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder {
+    history: Arc<Mutex<History>>,
+}
+
+/// Which send a completion belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct SendId(usize);
+
+impl Recorder {
+    fn lock(&self) -> MutexGuard<'_, History> {
+        self.history
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A send is invoked; until it is completed it counts as [`Outcome::Info`].
+    pub fn invoke(&self, value: Value, partition: i32) -> SendId {
+        let mut history = self.lock();
+        history.sends.push(Send {
+            value,
+            partition,
+            outcome: Outcome::Info,
+        });
+        SendId(history.sends.len() - 1)
+    }
+
+    /// The send ended.
+    pub fn complete(&self, id: SendId, outcome: Outcome) {
+        self.lock().sends[id.0].outcome = outcome;
+    }
+
+    /// A consumer was given a record.
+    pub fn read(&self, read: Read) {
+        self.lock().reads.push(read);
+    }
+
+    /// The fresh client of the end was given a record.
+    pub fn final_read(&self, read: Read) {
+        self.lock().final_reads.push(read);
+    }
+
+    /// How many sends are acknowledged by now.
+    pub fn acknowledged(&self) -> usize {
+        self.lock()
+            .sends
+            .iter()
+            .filter(|send| matches!(send.outcome, Outcome::Ok(_)))
+            .count()
+    }
+
+    /// A copy of what was recorded so far.
+    pub fn snapshot(&self) -> History {
+        self.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_gives_its_value_back_and_no_changed_bit_does() {
+        let value = Value {
+            producer: 3,
+            sequence: 1 << 40,
+        };
+        for size in [0, FIXED_LEN, 100, 1024] {
+            let payload = value.payload(size);
+            assert_eq!(payload.len(), size.max(FIXED_LEN));
+            assert_eq!(Value::parse(&payload), Some(value));
+            for bit in 0..payload.len() * 8 {
+                let mut changed = payload.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Value::parse(&changed), None, "bit {bit} of {size} bytes");
+            }
+        }
+        assert_eq!(Value::parse(b"short"), None);
+    }
+}

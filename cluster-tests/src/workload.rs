@@ -1,0 +1,352 @@
+//! Clients at work: librdkafka producers and consumers that record what they do and see.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::history::{Outcome, Read, Recorder, SendId, Value};
+
+/// One poll of a consumer; short, so that a stopped workload ends soon.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a producer leaves its full queue alone.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+/// How long everything sent may take to be acknowledged once the system is well again.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What the producers of a workload do.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// The topic, which must exist.
+    pub topic: String,
+    /// Its number of partitions; sends go round them.
+    pub partitions: i32,
+    /// How many producers.
+    pub producers: u32,
+    /// Size of one record's body in bytes.
+    pub record_bytes: usize,
+    /// `enable.idempotence`.
+    pub idempotent: bool,
+    /// `compression.type`.
+    pub compression: &'static str,
+}
+
+/// Running producers and one consumer per partition set; [`finish`](Self::finish) ends them.
+#[derive(Debug)]
+pub struct Workload {
+    load: Load,
+    bootstrap: String,
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+    producers: Vec<JoinHandle<Result<()>>>,
+    consumer: JoinHandle<Result<()>>,
+}
+
+/// Assignment numbers are unique in a process, so histories can be joined.
+static ASSIGNMENTS: AtomicU32 = AtomicU32::new(0);
+
+fn next_assignment() -> u32 {
+    ASSIGNMENTS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A client configuration with what every client of these tests shares.
+pub fn client(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("log_level", "0")
+        .set("reconnect.backoff.ms", "10")
+        .set("reconnect.backoff.max.ms", "100");
+    config
+}
+
+/// Creates a topic and waits until it can be used.
+pub fn create_topic(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    config: &[(&str, &str)],
+) -> Result<()> {
+    let admin: AdminClient<_> = client(bootstrap).create()?;
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+    for (key, value) in config {
+        new = new.set(key, value);
+    }
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(20)));
+    let results = block_on(admin.create_topics([&new], &options))?;
+    for result in results {
+        result.map_err(|(topic, code)| anyhow!("creating {topic}: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Deletes a topic.
+pub fn delete_topic(bootstrap: &str, topic: &str) -> Result<()> {
+    let admin: AdminClient<_> = client(bootstrap).create()?;
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(20)));
+    for result in block_on(admin.delete_topics(&[topic], &options))? {
+        result.map_err(|(topic, code)| anyhow!("deleting {topic}: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Runs one future to its end on this thread; librdkafka's admin client is asynchronous, these tests are not.
+fn block_on<F: Future>(future: F) -> F::Output {
+    use std::task::{Context, Poll, Wake, Waker};
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+impl Workload {
+    /// Starts the clients.
+    pub fn start(bootstrap: &str, load: Load, recorder: Recorder) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let producers = (0..load.producers)
+            .map(|producer| {
+                let (load, recorder, stop) = (load.clone(), recorder.clone(), stop.clone());
+                let client = recording_producer(bootstrap, &load, recorder.clone())?;
+                Ok(std::thread::spawn(move || {
+                    produce(&client, &load, producer, &recorder, &stop)
+                }))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let consumer = {
+            let client = reader(bootstrap, &load.topic, load.partitions)?;
+            let (recorder, stop) = (recorder.clone(), stop.clone());
+            std::thread::spawn(move || {
+                consume(&client, next_assignment(), &stop, |read| {
+                    recorder.read(read)
+                })
+            })
+        };
+        Ok(Self {
+            load,
+            bootstrap: bootstrap.to_owned(),
+            recorder,
+            stop,
+            producers,
+            consumer,
+        })
+    }
+
+    /// Lets `more` further sends be acknowledged, at most `deadline` long: proof that the system is at work.
+    pub fn progress(&self, more: usize, deadline: Duration) -> Result<()> {
+        let goal = self.recorder.acknowledged() + more;
+        crate::wait::until(&format!("{more} more acknowledgements"), deadline, || {
+            (self.recorder.acknowledged() >= goal).then_some(())
+        })
+    }
+
+    /// Stops the clients, waits for what is in flight, then reads every partition with a fresh client from the beginning
+    /// to its end.
+    pub fn finish(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for producer in self.producers {
+            producer
+                .join()
+                .map_err(|_| anyhow!("a producer panicked"))??;
+        }
+        self.consumer
+            .join()
+            .map_err(|_| anyhow!("the consumer panicked"))??;
+        read_to_end(
+            &self.bootstrap,
+            &self.load.topic,
+            self.load.partitions,
+            &self.recorder,
+        )
+    }
+}
+
+struct RecordOutcome {
+    recorder: Recorder,
+}
+
+impl rdkafka::ClientContext for RecordOutcome {}
+
+impl ProducerContext for RecordOutcome {
+    type DeliveryOpaque = Box<SendId>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, id: Self::DeliveryOpaque) {
+        // An error here never proves that nothing was written: a timeout may follow a write whose answer was lost.
+        let outcome = result
+            .as_ref()
+            .map_or(Outcome::Info, |message| Outcome::Ok(message.offset()));
+        self.recorder.complete(*id, outcome);
+    }
+}
+
+fn recording_producer(
+    bootstrap: &str,
+    load: &Load,
+    recorder: Recorder,
+) -> Result<ThreadedProducer<RecordOutcome>> {
+    let idempotent = if load.idempotent { "true" } else { "false" };
+    client(bootstrap)
+        .set("acks", "all")
+        .set("enable.idempotence", idempotent)
+        .set("compression.type", load.compression)
+        .set("linger.ms", "2")
+        .set("retry.backoff.ms", "20")
+        .set("message.timeout.ms", "120000")
+        // Bounds how much one fault can leave open.
+        .set("queue.buffering.max.messages", "5000")
+        .create_with_context(RecordOutcome { recorder })
+        .context("a producer")
+}
+
+fn produce(
+    client: &ThreadedProducer<RecordOutcome>,
+    load: &Load,
+    producer: u32,
+    recorder: &Recorder,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let mut sequence = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let value = Value { producer, sequence };
+        let partition = i32::try_from(sequence % u64::try_from(load.partitions)?)?;
+        let (key, payload) = (producer.to_be_bytes(), value.payload(load.record_bytes));
+        let id = recorder.invoke(value, partition);
+        let record = BaseRecord::with_opaque_to(&load.topic, Box::new(id))
+            .partition(partition)
+            .key(&key[..])
+            .payload(&payload);
+        match client.send(record) {
+            Ok(()) => {}
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                // Never handed to the client: it provably did not happen.
+                recorder.complete(id, Outcome::Fail);
+                std::thread::park_timeout(QUEUE_FULL_PAUSE);
+            }
+            Err((error, _)) => bail!("producer {producer}: {error}"),
+        }
+        sequence += 1;
+    }
+    client
+        .flush(DRAIN_DEADLINE)
+        .with_context(|| format!("producer {producer}: not everything was acknowledged at the end"))
+}
+
+/// A consumer of all partitions from their beginning, outside any group.
+fn reader(bootstrap: &str, topic: &str, partitions: i32) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer = client(bootstrap)
+        .set("group.id", "cluster-tests-reader")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", "50")
+        .create()?;
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..partitions {
+        assignment.add_partition_offset(topic, partition, Offset::Offset(0))?;
+    }
+    consumer.assign(&assignment)?;
+    Ok(consumer)
+}
+
+fn consume(
+    client: &BaseConsumer,
+    assignment: u32,
+    stop: &AtomicBool,
+    record: impl Fn(Read),
+) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(read) = poll(client, assignment)? {
+            record(read);
+        }
+    }
+    Ok(())
+}
+
+fn poll(client: &BaseConsumer, assignment: u32) -> Result<Option<Read>> {
+    match client.poll(POLL) {
+        None => Ok(None),
+        Some(Ok(message)) => Ok(Some(Read {
+            assignment,
+            partition: message.partition(),
+            offset: message.offset(),
+            value: message.payload().and_then(Value::parse),
+        })),
+        Some(Err(error)) if is_passing(&error) => Ok(None),
+        Some(Err(error)) => Err(error).context("a consumer was refused"),
+    }
+}
+
+/// Errors that a client reports while a node is away and gets over by itself.
+fn is_passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::Resolve
+                | Code::PartitionEOF
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::CoordinatorLoadInProgress
+                | Code::CoordinatorNotAvailable
+                | Code::NotCoordinator
+        )
+    )
+}
+
+/// Reads every partition with a fresh client from the beginning to the log's end.
+pub fn read_to_end(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    recorder: &Recorder,
+) -> Result<()> {
+    let client = reader(bootstrap, topic, partitions)?;
+    let assignment = next_assignment();
+    let mut open = std::collections::HashMap::new();
+    for partition in 0..partitions {
+        let (_, end) = client
+            .fetch_watermarks(topic, partition, DRAIN_DEADLINE)
+            .context("asking for the log's end")?;
+        // A log that ends below what was seen has lost it: read what is there, and let the checker say what is missing.
+        if end > 0 {
+            open.insert(partition, end);
+        }
+    }
+    let mut last_progress = Instant::now();
+    while !open.is_empty() {
+        if let Some(read) = poll(&client, assignment)? {
+            last_progress = Instant::now();
+            recorder.final_read(read);
+            if open
+                .get(&read.partition)
+                .is_some_and(|&end| read.offset + 1 >= end)
+            {
+                open.remove(&read.partition);
+            }
+        } else if last_progress.elapsed() > DRAIN_DEADLINE {
+            bail!("the final reading stopped before the ends {open:?} of {topic}");
+        }
+    }
+    Ok(())
+}
