@@ -1,2 +1,3 @@
 //! The node: listeners, Kafka APIs, partitions, coordinators, administration.
 #![deny(unsafe_code)]
+pub mod coordinator;
