@@ -1,3 +1,5 @@
 //! The node: listeners, Kafka APIs, partitions, coordinators, administration.
 #![deny(unsafe_code)]
+
+pub mod cli;
 pub mod coordinator;

@@ -1,0 +1,3 @@
+//! The `kittiwake` command line: one file per command.
+
+pub mod bench;
