@@ -38,7 +38,7 @@ const LEADER_EPOCH_AT: usize = LENGTH_COVERS_FROM;
 const MAGIC_AT: usize = LEADER_EPOCH_AT + 4;
 const CRC_AT: usize = MAGIC_AT + 1;
 /// Where the bytes covered by the CRC begin.
-const CRC_COVERS_FROM: usize = CRC_AT + 4;
+pub(crate) const CRC_COVERS_FROM: usize = CRC_AT + 4;
 const ATTRIBUTES_AT: usize = CRC_COVERS_FROM;
 const LAST_OFFSET_DELTA_AT: usize = ATTRIBUTES_AT + 2;
 const BASE_TIMESTAMP_AT: usize = LAST_OFFSET_DELTA_AT + 4;
@@ -415,7 +415,7 @@ pub fn check_crc(bytes: &[u8]) -> Result<(), BatchError> {
     crc_matches(header.crc, crc32c::crc32c(covered))
 }
 
-fn crc_matches(stored: u32, computed: u32) -> Result<(), BatchError> {
+pub(crate) fn crc_matches(stored: u32, computed: u32) -> Result<(), BatchError> {
     if stored == computed {
         return Ok(());
     }

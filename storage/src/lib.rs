@@ -3,6 +3,7 @@
 
 pub mod batch;
 mod ids;
+pub mod inspect;
 mod leader_epochs;
 mod producer_state;
 pub mod records;
@@ -13,5 +14,5 @@ pub use batch::{
 };
 pub use ids::{LeaderEpoch, Offset};
 pub use leader_epochs::{EpochEntry, EpochFileError, LeaderEpochCache};
-pub use producer_state::{ProducerError, ProducerState, Sequence, SnapshotError};
+pub use producer_state::{ProducerEntry, ProducerError, ProducerState, Sequence, SnapshotError};
 pub use records::{BuildError, Record, RecordsBuilder, RecordsError};

@@ -15,6 +15,7 @@
 mod snapshot;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use thiserror::Error;
 
@@ -85,6 +86,35 @@ pub struct ProducerState {
     open_transactions: BTreeMap<Offset, i64>,
 }
 
+/// One producer, as a snapshot keeps it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ProducerEntry {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its incarnation.
+    pub epoch: i16,
+    /// Sequence of its last record; −1 if none is remembered.
+    pub last_sequence: i32,
+    /// Offset of its last record.
+    pub last_offset: Option<Offset>,
+    /// Largest timestamp of its last batch, ms since 1970.
+    pub timestamp: i64,
+    /// Where its open transaction begins.
+    pub transaction_start: Option<Offset>,
+}
+
+impl fmt::Display for ProducerEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "producer {} epoch {} sequence {}",
+            self.producer_id, self.epoch, self.last_sequence
+        )?;
+        self.last_offset
+            .map_or(Ok(()), |offset| write!(f, " at offset {offset}"))
+    }
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Producer {
     epoch: i16,
@@ -136,6 +166,17 @@ impl Producer {
         self.batches
             .back()
             .map_or(crate::batch::NO_SEQUENCE, |batch| batch.last_sequence)
+    }
+
+    fn entry(&self, producer_id: i64) -> ProducerEntry {
+        ProducerEntry {
+            producer_id,
+            epoch: self.epoch,
+            last_sequence: self.last_sequence(),
+            last_offset: self.batches.back().map(|batch| batch.last_offset),
+            timestamp: self.timestamp,
+            transaction_start: self.transaction_start,
+        }
     }
 
     fn remember(&mut self, batch: Appended) {
@@ -264,6 +305,19 @@ impl ProducerState {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.producers.is_empty()
+    }
+
+    /// All producers, by id.
+    pub fn producers(&self) -> impl Iterator<Item = ProducerEntry> + '_ {
+        self.producers
+            .iter()
+            .map(|(&id, producer)| producer.entry(id))
+    }
+
+    /// One producer.
+    #[must_use]
+    pub fn producer(&self, producer_id: i64) -> Option<ProducerEntry> {
+        Some(self.producers.get(&producer_id)?.entry(producer_id))
     }
 
     /// Where the oldest open transaction begins: nothing from there on is stable.
