@@ -1,0 +1,169 @@
+//! Making a log durable: group commit, the flush of sealed segments, and the clean close.
+//!
+//! A flush makes durable, in this order, and only then moves `flushed`: the sealed segments (cut to
+//! their contents, with their indexes), the producer snapshots taken at their rolls, the active
+//! segment's bytes, the leader epochs, the directory entries of all of these. It runs off every
+//! lock an appender takes.
+//!
+//! The first failure takes the whole log directory offline, for ever: after a failed fsync the
+//! kernel marks the pages clean, so a second one succeeds without having written them.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::Offset;
+use crate::checkpoint;
+use crate::log::{Log, Unflushed};
+use crate::recovery::LEADER_EPOCHS;
+use crate::segment::{SNAPSHOT, Segment, SegmentFiles, file_name};
+
+/// Why a log could not be made durable, or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// The log directory has failed, now or before; it is never asked again.
+    #[error("log directory is offline: {0}")]
+    Offline(String),
+}
+
+/// What a flush has to do, taken under the writer lock.
+struct Pending {
+    unflushed: Unflushed,
+    active: Arc<Segment>,
+    active_files: Option<Arc<SegmentFiles>>,
+    log_end: Offset,
+}
+
+impl Log {
+    /// Makes everything appended so far durable and returns the offset up to which it is. Waits for
+    /// the disk; callers that come while one is flushing share the next flush.
+    ///
+    /// # Errors
+    /// [`FlushError::Offline`].
+    pub fn flush(&self) -> Result<Offset, FlushError> {
+        let wanted = self.log_end_offset();
+        let _flushing = self.flushing.lock();
+        if self.flushed_offset() >= wanted {
+            return Ok(self.flushed_offset());
+        }
+        self.guarded(|| self.flush_pending(true))
+    }
+
+    /// Makes the sealed segments durable; the active one may go on filling.
+    pub(crate) fn flush_sealed(&self) -> Result<Offset, FlushError> {
+        let _flushing = self.flushing.lock();
+        self.guarded(|| self.flush_pending(false))
+    }
+
+    /// Refuses appends from now on, makes the log durable and leaves its files as Kafka's tools
+    /// expect them: cut to their contents, the time index closed, a producer snapshot at the end.
+    /// Waits for the disk. Reads go on.
+    ///
+    /// # Errors
+    /// [`FlushError::Offline`]: the next start recovers what was not durable.
+    pub fn close(&self) -> Result<(), FlushError> {
+        let _flushing = self.flushing.lock();
+        self.writer.lock().closed = true;
+        self.guarded(|| {
+            let end = self.log_end_offset();
+            let mut writer = self.writer.lock();
+            if writer.snapshot_at != Some(end) && writer.active.size() > 0 {
+                let snapshot = writer.producers.encode_snapshot();
+                writer.unflushed.snapshots.push((end, snapshot));
+                writer.snapshot_at = Some(end);
+            }
+            let active = Arc::clone(&writer.active);
+            let largest = writer.indexing.largest();
+            let appended_to = writer.files.take().is_some();
+            drop(writer);
+            if appended_to {
+                active.settle(largest)?;
+            }
+            self.flush_pending(true)
+        })?;
+        Ok(())
+    }
+
+    /// Stops appends without touching the disk: the directory is about to be removed.
+    pub(crate) fn abandon(&self) {
+        self.writer.lock().closed = true;
+    }
+
+    /// Runs `work` unless the directory is offline, and takes it offline when `work` fails.
+    fn guarded<T>(&self, work: impl FnOnce() -> io::Result<T>) -> Result<T, FlushError> {
+        if let Some(reason) = self.disk.offline() {
+            return Err(FlushError::Offline(reason.to_owned()));
+        }
+        work().map_err(|error| {
+            self.disk.take_offline(&self.directory.read(), &error);
+            FlushError::Offline(error.to_string())
+        })
+    }
+
+    fn flush_pending(&self, active_too: bool) -> io::Result<Offset> {
+        let pending = self.take_pending();
+        let directory = self.directory.read().clone();
+        for segment in &pending.unflushed.sealed {
+            segment.settle(None)?;
+        }
+        for (at, snapshot) in &pending.unflushed.snapshots {
+            let mut file = File::create(directory.join(file_name(*at, SNAPSHOT)))?;
+            file.write_all(snapshot)?;
+            file.sync_data()?;
+        }
+        if active_too && self.flushed_offset() < pending.log_end {
+            match &pending.active_files {
+                Some(files) => sync_active(files)?,
+                // Recovered or closed, and not appended to since.
+                None => pending.active.sync()?,
+            }
+        }
+        self.write_epochs()?;
+        if pending.unflushed.directory || !pending.unflushed.snapshots.is_empty() {
+            checkpoint::sync_directory(&directory)?;
+        }
+        let upto = if active_too {
+            pending.log_end
+        } else {
+            pending.active.base()
+        };
+        self.flushed.fetch_max(upto.0, Ordering::AcqRel);
+        Ok(self.flushed_offset())
+    }
+
+    fn take_pending(&self) -> Pending {
+        let mut writer = self.writer.lock();
+        Pending {
+            unflushed: std::mem::take(&mut writer.unflushed),
+            active: Arc::clone(&writer.active),
+            active_files: writer.files.clone(),
+            log_end: self.log_end_offset(),
+        }
+    }
+
+    fn write_epochs(&self) -> io::Result<()> {
+        let text = {
+            let mut epochs = self.epochs.lock();
+            if !std::mem::take(&mut epochs.dirty) {
+                return Ok(());
+            }
+            epochs.cache.encode()
+        };
+        checkpoint::replace(&self.directory.read().join(LEADER_EPOCHS), text.as_bytes())
+    }
+}
+
+fn sync_active(files: &SegmentFiles) -> io::Result<()> {
+    let append = files.appending.as_ref().map(|appending| &appending.log);
+    // Write-back protects the mapped pages: appends go by pwrite meanwhile, and until the
+    // window has been populated anew.
+    if let Some(append) = append {
+        append.forget_populated();
+    }
+    files.log.sync_data()?;
+    if let Some(append) = append {
+        append.forget_populated();
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What the tests of this crate share: batches, directories and configurations.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::records::RecordsBuilder;
+use crate::{
+    Appended, BatchOrigin, BatchRules, Compression, LeaderEpoch, Log, LogConfig, LogDir,
+    LogDirOptions, Offset, TimestampType, validate,
+};
+
+pub(crate) const TOPIC: &str = "orders";
+pub(crate) const EPOCH: LeaderEpoch = LeaderEpoch(3);
+
+pub(crate) fn rules() -> BatchRules {
+    BatchRules {
+        max_message_bytes: 64 << 20,
+        keys_required: false,
+        strict: false,
+        timestamp_type: TimestampType::CreateTime,
+        timestamp_before_max_ms: i64::MAX,
+        timestamp_after_max_ms: i64::MAX,
+        allow_zstd: true,
+        decompressed_bytes_max: 1 << 20,
+        origin: BatchOrigin::Client,
+    }
+}
+
+/// A batch of records with the values given, all of one timestamp.
+pub(crate) fn batch(timestamp: i64, values: &[&[u8]]) -> Vec<u8> {
+    let mut builder = RecordsBuilder::new(Compression::None);
+    for value in values {
+        builder.push(timestamp, None, Some(value), &[]);
+    }
+    builder.build().unwrap()
+}
+
+/// A batch of `records` records that takes about `bytes` bytes.
+pub(crate) fn sized_batch(timestamp: i64, records: usize, bytes: usize) -> Vec<u8> {
+    let value = vec![b'v'; bytes / records];
+    batch(timestamp, &vec![value.as_slice(); records])
+}
+
+pub(crate) fn append(log: &Log, bytes: &[u8]) -> Appended {
+    let batch = validate(bytes, &rules(), 0).unwrap();
+    log.append(&batch, EPOCH, 0).unwrap()
+}
+
+/// Small segments, so that a few batches make many.
+pub(crate) fn small_segments() -> LogConfig {
+    LogConfig {
+        segment_bytes: 16 << 10,
+        segment_index_bytes: 4096,
+        index_interval_bytes: 512,
+        retention_ms: None,
+        file_delete_delay_ms: 0,
+        bulk_append_bytes: 2048,
+        ..LogConfig::default()
+    }
+}
+
+/// Options for a directory inside `root`, which also holds the boot id.
+pub(crate) fn options(root: &Path) -> LogDirOptions {
+    let boot_id_path = root.join("boot_id");
+    if !boot_id_path.exists() {
+        std::fs::write(&boot_id_path, "boot-1\n").unwrap();
+    }
+    LogDirOptions {
+        cluster_id: "test-cluster".into(),
+        node_id: 1,
+        boot_id_path,
+        free_floor_bytes: 0,
+        open_segments_max: 16,
+    }
+}
+
+/// The data directory in `root`.
+pub(crate) fn open_dir(root: &Path) -> LogDir {
+    LogDir::open(&root.join("data"), &options(root)).unwrap()
+}
+
+pub(crate) fn create(dir: &LogDir, config: LogConfig) -> Arc<Log> {
+    dir.create_log(TOPIC, Uuid::from_u128(7), 0, config)
+        .unwrap()
+}
+
+/// All bytes from `from` to `upto`.
+pub(crate) fn read(log: &Log, from: Offset, upto: Offset) -> Vec<u8> {
+    let slices = log.read(from, upto, u32::MAX, true).unwrap();
+    slices
+        .iter()
+        .flat_map(|slice| slice.read().unwrap())
+        .collect()
+}
