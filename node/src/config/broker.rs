@@ -18,6 +18,8 @@ pub struct BrokerConfig {
     pub auto_create_topics_enable: bool,
     /// `delete.topic.enable`
     pub delete_topic_enable: bool,
+    /// `producer.id.expiration.ms`: how long the sequence numbers of a silent producer are remembered.
+    pub producer_id_expiration_ms: i64,
     /// Defaults of topic configuration, `log.*` and others.
     pub topic_defaults: TopicDefaults,
 }
@@ -30,6 +32,7 @@ impl Default for BrokerConfig {
             default_replication_factor: None,
             auto_create_topics_enable: true,
             delete_topic_enable: true,
+            producer_id_expiration_ms: 86_400_000,
             topic_defaults: TopicDefaults::default(),
         }
     }

@@ -14,9 +14,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use kittiwake_raft::image::{DEFAULT_MIN_INSYNC_REPLICAS, MIN_INSYNC_REPLICAS};
+use kittiwake_raft::image::MIN_INSYNC_REPLICAS;
 use kittiwake_raft::{ClusterImage, Topic};
-use kittiwake_storage::{BatchOrigin, BatchRules, TimestampType};
+use kittiwake_storage::{BatchOrigin, BatchRules, LogConfig, TimestampType};
 
 use super::broker::BrokerConfig;
 use super::kind::{Kind, WireType, list, parse_bool};
@@ -77,7 +77,7 @@ const MAX_COMPACTION_LAG_MS: &str = "max.compaction.lag.ms";
 /// The smallest segment: below one page of memory, files and indexes cost more than records.
 const SEGMENT_BYTES_MIN: i32 = 4096;
 
-/// What the records of one batch may expand to where they are decoded; a bomb of a thousandth of it stops there.
+/// What the records of one batch may expand to where they are decoded.
 const DECOMPRESSED_BYTES_MAX: usize = 128 << 20;
 
 const MINUTE_MS: i64 = 60_000;
@@ -649,26 +649,30 @@ pub struct TopicConfig {
     pub durability: Durability,
     /// `unclean.leader.election.enable`
     pub unclean_leader_election: bool,
+    /// `producer.id.expiration.ms`, a broker's setting.
+    pub producer_id_expiration_ms: i64,
 }
 
 impl TopicConfig {
     /// The configuration of a topic with these configs of its own, without dynamic defaults: what a broker starts from.
     pub fn resolve(broker: &BrokerConfig, topic: &Configs) -> Self {
         let file = &broker.topic_defaults;
-        Self::of(&Layers {
+        let layers = Layers {
             topic: Some(topic),
             broker: None,
             cluster: None,
             file,
-        })
+        };
+        Self::of(&layers, broker.producer_id_expiration_ms)
     }
 
     /// The configuration of `topic` on this broker, as of `image`.
     pub fn of_topic(broker: &BrokerConfig, image: &ClusterImage, topic: &Topic) -> Self {
-        Self::of(&Layers::new(image, broker, Some(topic)))
+        let layers = Layers::new(image, broker, Some(topic));
+        Self::of(&layers, broker.producer_id_expiration_ms)
     }
 
-    fn of(layers: &Layers<'_>) -> Self {
+    fn of(layers: &Layers<'_>, producer_id_expiration_ms: i64) -> Self {
         let policy = layers.text(CLEANUP_POLICY);
         let unless_negative = |name| Some(layers.number(name)).filter(|number| *number >= 0);
         Self {
@@ -695,6 +699,23 @@ impl TopicConfig {
             },
             unclean_leader_election: parse_bool(&layers.text(UNCLEAN_LEADER_ELECTION_ENABLE))
                 .unwrap_or(false),
+            producer_id_expiration_ms,
+        }
+    }
+
+    /// How the logs of its partitions are kept.
+    pub fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_bytes: self.segment_bytes,
+            segment_ms: self.segment_ms,
+            segment_index_bytes: self.segment_index_bytes,
+            index_interval_bytes: self.index_interval_bytes,
+            retention_bytes: self.retention_bytes,
+            retention_ms: self.retention_ms,
+            delete_enabled: self.delete,
+            file_delete_delay_ms: self.file_delete_delay_ms.unsigned_abs(),
+            producer_id_expiration_ms: self.producer_id_expiration_ms,
+            ..LogConfig::default()
         }
     }
 
@@ -716,6 +737,8 @@ impl TopicConfig {
 
 #[cfg(test)]
 mod tests {
+    use kittiwake_raft::image::DEFAULT_MIN_INSYNC_REPLICAS;
+
     use super::*;
 
     fn configs(pairs: &[(&str, &str)]) -> Configs {
@@ -755,7 +778,7 @@ mod tests {
     #[test]
     fn defaults_are_kafkas() {
         let file = TopicDefaults::default();
-        let config = TopicConfig::of(&layers(&configs(&[]), &configs(&[]), &file));
+        let config = TopicConfig::of(&layers(&configs(&[]), &configs(&[]), &file), 1);
         assert_eq!(config.retention_ms, Some(604_800_000));
         assert_eq!(config.retention_bytes, None);
         assert_eq!(config.segment_bytes, 1 << 30);
@@ -804,14 +827,14 @@ mod tests {
             assert_eq!(file.set(name, value), Some(Ok(())), "{name}");
         }
         let none = configs(&[]);
-        let config = TopicConfig::of(&layers(&none, &none, &file));
+        let config = TopicConfig::of(&layers(&none, &none, &file), 1);
         assert_eq!(
             (config.retention_ms, config.segment_ms),
             (Some(2 * MINUTE_MS), 4 * HOUR_MS)
         );
         assert_eq!(file.set("log.retention.ms", "-1"), Some(Ok(())));
         assert_eq!(
-            TopicConfig::of(&layers(&none, &none, &file)).retention_ms,
+            TopicConfig::of(&layers(&none, &none, &file), 1).retention_ms,
             None
         );
     }
@@ -874,7 +897,7 @@ mod tests {
         let none = configs(&[]);
         let file = TopicDefaults::default();
         assert_eq!(
-            TopicConfig::of(&layers(&topic, &none, &file)).segment_bytes,
+            TopicConfig::of(&layers(&topic, &none, &file), 1).segment_bytes,
             1 << 30
         );
     }
