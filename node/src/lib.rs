@@ -2,6 +2,4 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
-pub mod config;
-pub mod controller;
 pub mod coordinator;

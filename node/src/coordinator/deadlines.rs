@@ -35,7 +35,6 @@ impl<K: Ord + Clone> Deadlines<K> {
         self.by_key.clear();
     }
 
-    #[cfg(test)]
     pub(crate) fn get(&self, key: &K) -> Option<i64> {
         self.by_key.get(key).copied()
     }

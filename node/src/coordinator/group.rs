@@ -430,6 +430,11 @@ impl Group {
         self.state == GroupState::Empty && !self.stored && self.pending.is_empty()
     }
 
+    /// Whether a member id was promised to somebody who has not joined with it yet.
+    pub fn awaits_members(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Whether its members speak the consumer protocol.
     pub fn is_consumer_group(&self) -> bool {
         self.protocol_type.as_deref() == Some("consumer")

@@ -1,9 +1,411 @@
 //! Group coordination: classic consumer groups and their offsets, kept in `__consumer_offsets`.
+//!
+//! ```text
+//! api/join_group … ──▶ GroupCoordinator ──▶ Cell (lock, waiting requests) ──▶ Shard ──▶ Group     pure
+//!                        one task: timers,      one per led partition           └▶ offsets_log    bytes
+//!                        loading, expiry        └▶ OffsetsPartition (append, committed, read)
+//! ```
+//!
+//! A group belongs to partition `abs(hashCode(group id)) % partitions` of `__consumer_offsets`, and the
+//! leader of that partition coordinates it. When this node becomes the leader it reads the partition to
+//! its end and answers COORDINATOR_LOAD_IN_PROGRESS meanwhile, never "no offset", or consumers would
+//! start over. When it stops leading, everybody who waits is told NOT_COORDINATOR.
+//!
+//! Every answer that says yes is held back until all records before it are committed in the same epoch.
+//! Heartbeats are the exception: they promise nothing.
 
+#![allow(dead_code)]
+
+mod cell;
+mod config;
 mod deadlines;
+mod description;
 mod error;
 pub mod group;
+mod loader;
 pub mod offsets_log;
+mod offsets_partition;
+mod shard;
 mod subscription;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::time::Duration;
+
+use kittiwake_storage::Offset;
+use parking_lot::RwLock;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use cell::{Cell, Work};
+use group::{Answer, Event, Now, ReplyId};
+use offsets_partition::OffsetsPartition;
+use shard::{Commit, Offsets, Shard};
+
+pub use config::GroupConfig;
+pub use description::{GroupDescription, GroupListing, MemberDescription, OffsetDescription};
 pub use error::GroupError;
+
+/// The topic that groups are kept in.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// Partitions that are read at the same time when this node takes many over.
+const LOADS_MAX: usize = 4;
+
+/// Coordinates the groups whose partitions of `__consumer_offsets` this node leads.
+pub struct GroupCoordinator {
+    config: Arc<GroupConfig>,
+    cells: RwLock<HashMap<i32, Arc<Cell>>>,
+    /// Partitions of `__consumer_offsets`.
+    partitions: AtomicI32,
+    started: Instant,
+    /// Uptime at which the timer task is going to wake by itself.
+    planned_wake_ms: AtomicI64,
+    wake: Notify,
+    loads: Arc<Semaphore>,
+}
+
+impl GroupCoordinator {
+    /// A coordinator of nothing yet.
+    pub fn new(config: GroupConfig) -> Self {
+        Self {
+            partitions: AtomicI32::new(config.offsets_topic_num_partitions),
+            config: Arc::new(config),
+            cells: RwLock::default(),
+            started: Instant::now(),
+            planned_wake_ms: AtomicI64::new(i64::MAX),
+            wake: Notify::new(),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
+        }
+    }
+
+    /// The settings it was made with.
+    pub fn config(&self) -> &GroupConfig {
+        &self.config
+    }
+
+    /// The partition of `__consumer_offsets` that a group belongs to.
+    pub fn partition_for(&self, group_id: &str) -> i32 {
+        partition_for(group_id, self.partitions.load(Ordering::Relaxed))
+    }
+
+    /// Every group coordinated here.
+    ///
+    /// # Errors
+    /// A partition is still being read.
+    pub fn list(&self) -> Result<Vec<GroupListing>, GroupError> {
+        let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
+        let mut groups = Vec::new();
+        for cell in cells {
+            let listed = cell.work(self.now(), |work| {
+                groups.extend(
+                    work.shard
+                        .entries()
+                        .map(|entry| GroupListing::of(&entry.group)),
+                );
+            });
+            match listed {
+                // Its groups are another node's by now.
+                Ok(_) | Err(GroupError::NotCoordinator) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        groups.sort_by(|a, b| a.group_id.cmp(&b.group_id));
+        Ok(groups)
+    }
+
+    /// One group; none if it does not exist.
+    ///
+    /// # Errors
+    /// This node does not coordinate it, or not yet.
+    pub async fn describe(&self, group_id: &str) -> Result<Option<GroupDescription>, GroupError> {
+        self.read(group_id, |work| {
+            work.shard.get(group_id).map(GroupDescription::of)
+        })
+        .await
+    }
+
+    /// Deletes a group without members, with its offsets.
+    ///
+    /// # Errors
+    /// No such group, it has members, or this node does not coordinate it.
+    pub async fn delete(&self, group_id: &str) -> Result<(), GroupError> {
+        let id: Arc<str> = group_id.into();
+        self.write(group_id, |work| {
+            work.shard.delete_group(work.now, &id, work.journal)
+        })
+        .await
+    }
+
+    /// Hands a request to its group and waits for the answer, however long that takes.
+    pub(crate) async fn ask(
+        &self,
+        group_id: &str,
+        event: impl FnOnce(ReplyId) -> Event,
+    ) -> Result<Answer, GroupError> {
+        if group_id.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        let cell = self.cell(group_id)?;
+        let id: Arc<str> = group_id.into();
+        let receiver = cell.ask(self.now(), |work, reply| {
+            work.shard.step(work.now, &id, event(reply), work.journal)
+        })?;
+        self.watch_timers(&cell);
+        let (answer, end) = receiver.await.map_err(|_| GroupError::NotCoordinator)?;
+        if promises_something(&answer) {
+            self.committed(&cell, end).await?;
+        }
+        Ok(answer)
+    }
+
+    /// Commits offsets; one result per offset, in the order of the request.
+    pub(crate) async fn commit(
+        &self,
+        commit: Commit,
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        let group_id = commit.group_id.clone();
+        self.write(&group_id, |work| {
+            work.shard.commit(work.now, commit, work.journal)
+        })
+        .await
+    }
+
+    /// Looks at the committed offsets of a group; none if the group does not exist.
+    pub(crate) async fn offsets<T>(
+        &self,
+        group_id: &str,
+        look: impl FnOnce(Option<&Offsets>) -> T,
+    ) -> Result<T, GroupError> {
+        self.read(group_id, |work| {
+            look(work.shard.get(group_id).map(|entry| &entry.offsets))
+        })
+        .await
+    }
+
+    /// Deletes single offsets; one result per partition, in the order of the request.
+    pub(crate) async fn delete_offsets(
+        &self,
+        group_id: &str,
+        partitions: &[(Arc<str>, i32)],
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        let id: Arc<str> = group_id.into();
+        self.write(group_id, |work| {
+            work.shard
+                .delete_offsets(work.now, &id, partitions, work.journal)
+        })
+        .await
+    }
+
+    async fn read<T>(
+        &self,
+        group_id: &str,
+        look: impl FnOnce(Work<'_>) -> T,
+    ) -> Result<T, GroupError> {
+        self.write(group_id, |work| Ok(look(work))).await
+    }
+
+    async fn write<T>(
+        &self,
+        group_id: &str,
+        work: impl FnOnce(Work<'_>) -> Result<T, GroupError>,
+    ) -> Result<T, GroupError> {
+        let cell = self.cell(group_id)?;
+        let (result, end) = cell.work(self.now(), work)?;
+        self.watch_timers(&cell);
+        let result = result?;
+        self.committed(&cell, end).await?;
+        Ok(result)
+    }
+
+    async fn committed(&self, cell: &Cell, end: Offset) -> Result<(), GroupError> {
+        let timeout = Duration::from_millis(self.config.offsets_commit_timeout_ms);
+        cell.committed(end, timeout).await
+    }
+
+    fn cell(&self, group_id: &str) -> Result<Arc<Cell>, GroupError> {
+        if group_id.len() > offsets_log::STRING_BYTES_MAX {
+            return Err(GroupError::InvalidGroupId);
+        }
+        let index = self.partition_for(group_id);
+        self.cells
+            .read()
+            .get(&index)
+            .cloned()
+            .ok_or(GroupError::NotCoordinator)
+    }
+
+    fn now(&self) -> Now {
+        let uptime = self.started.elapsed().as_millis();
+        Now {
+            uptime_ms: i64::try_from(uptime).unwrap_or(i64::MAX),
+            wall_ms: wall_ms(),
+        }
+    }
+
+    /// Wakes the timer task if the cell needs it earlier than it plans to wake.
+    fn watch_timers(&self, cell: &Cell) {
+        if let Some(at) = cell.next_deadline()
+            && at < self.planned_wake_ms.load(Ordering::SeqCst)
+        {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Fires timers for ever, sleeping for as long as none is due.
+    pub(crate) async fn run_timers(&self) {
+        loop {
+            // Whoever sets an earlier deadline from here on sees MAX or the new plan, and wakes us.
+            self.planned_wake_ms.store(i64::MAX, Ordering::SeqCst);
+            let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
+            let now = self.now();
+            let mut next = i64::MAX;
+            for cell in &cells {
+                cell.tick(now);
+                next = next.min(cell.next_deadline().unwrap_or(i64::MAX));
+            }
+            self.planned_wake_ms.store(next, Ordering::SeqCst);
+            let asleep = async {
+                match u64::try_from(next) {
+                    Ok(at) if next < i64::MAX => {
+                        tokio::time::sleep_until(self.started + Duration::from_millis(at)).await;
+                    }
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = asleep => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Expires offsets and groups for ever, every `offsets.retention.check.interval.ms`.
+    pub(crate) async fn run_expiry(&self) {
+        let interval = Duration::from_millis(self.config.offsets_retention_check_interval_ms);
+        loop {
+            tokio::time::sleep(interval).await;
+            let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
+            for cell in cells {
+                cell.expire(self.now());
+            }
+        }
+    }
+
+    /// Takes over the partitions this node leads now and gives up the others.
+    pub(crate) fn follow(self: &Arc<Self>, led: Vec<Arc<dyn OffsetsPartition>>) {
+        let mut taken_over = Vec::new();
+        let mut given_up = Vec::new();
+        {
+            let mut cells = self.cells.write();
+            let mut former = std::mem::take(&mut *cells);
+            for partition in led {
+                let index = partition.index();
+                let cell = match former.remove(&index) {
+                    Some(cell) if cell.partition().epoch() == partition.epoch() => cell,
+                    other => {
+                        given_up.extend(other);
+                        let cell = Arc::new(Cell::new(partition));
+                        taken_over.push(cell.clone());
+                        cell
+                    }
+                };
+                cells.insert(index, cell);
+            }
+            given_up.extend(former.into_values());
+        }
+        for cell in given_up {
+            cell.unload(self.now());
+            tracing::info!(
+                partition = cell.partition().index(),
+                "no longer coordinating its groups"
+            );
+        }
+        for cell in taken_over {
+            self.start_load(cell);
+        }
+    }
+
+    /// Removes the offsets of deleted topics.
+    pub(crate) fn forget_topics(&self, topics: &[Arc<str>]) {
+        let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
+        for cell in cells {
+            cell.forget_topics(self.now(), topics.to_vec());
+        }
+    }
+
+    fn start_load(self: &Arc<Self>, cell: Arc<Cell>) {
+        if cell.is_empty() {
+            // Nothing to read: most partitions of a small cluster.
+            return self.load(&cell);
+        }
+        let this = Arc::clone(self);
+        let loads = Arc::clone(&self.loads);
+        tokio::spawn(async move {
+            // The semaphore is never closed, so this waits for a turn and no more.
+            let _turn = loads.acquire_owned().await;
+            let loading = tokio::task::spawn_blocking(move || this.load(&cell));
+            if let Err(error) = loading.await {
+                tracing::error!(%error, "loading groups has died");
+            }
+        });
+    }
+
+    fn load(&self, cell: &Cell) {
+        let began = Instant::now();
+        let partition = cell.partition();
+        let records = partition.end() - partition.start();
+        match cell.load(Shard::new(Arc::clone(&self.config)), self.now()) {
+            Ok(()) if records > 0 => {
+                let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(
+                    partition = partition.index(),
+                    records,
+                    elapsed_ms,
+                    "groups are loaded"
+                );
+            }
+            Ok(()) => {}
+            Err(error) => tracing::error!(
+                partition = partition.index(),
+                %error,
+                "the groups of this partition cannot be loaded and are not served"
+            ),
+        }
+        self.watch_timers(cell);
+    }
+
+    pub(crate) fn set_partition_count(&self, count: i32) {
+        self.partitions.store(count.max(1), Ordering::Relaxed);
+    }
+}
+
+/// Whether a client relies on what an answer says: an error or a heartbeat's answer binds nobody.
+fn promises_something(answer: &Answer) -> bool {
+    match answer {
+        Answer::Join(result) => result.is_ok(),
+        Answer::Sync(result) => result.is_ok(),
+        Answer::Leave(result) => result.is_ok(),
+        Answer::Heartbeat(_) => false,
+    }
+}
+
+fn wall_ms() -> i64 {
+    let since_1970 = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// `Utils.abs(groupId.hashCode()) % partitions`, as Apache Kafka files groups.
+fn partition_for(group_id: &str, partitions: i32) -> i32 {
+    let hash = group_id.encode_utf16().fold(0_i32, |hash, unit| {
+        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
+    });
+    // The one number without a positive counterpart counts as 0.
+    hash.checked_abs().unwrap_or(0) % partitions
+}

@@ -20,7 +20,8 @@
 //!   tag 0 of an offset commit is the topic id
 //! ```
 //!
-//! Version 3 of the values and 1 and 2 of the keys are written: every Kafka since 2.3 reads them.
+//! Version 3 of the values and 1 and 2 of the keys are written, which every Kafka since 2.3 reads; and
+//! version 1 of an offset commit that says when it expires.
 
 use std::sync::Arc;
 
@@ -158,11 +159,19 @@ pub fn encode(record: &OffsetsRecord) -> Result<KeyValue, EncodeError> {
 }
 
 fn encode_offset(value: &CommittedOffset) -> Result<Vec<u8>, EncodeError> {
-    let mut out = Writer::version(VALUE_VERSION);
+    // Only version 1 can say when an offset expires; a client that asks for it (OffsetCommit v2–4)
+    // does not know leader epochs.
+    let expires = value.expire_timestamp_ms >= 0;
+    let mut out = Writer::version(if expires { 1 } else { VALUE_VERSION });
     out.i64(value.offset);
-    out.i32(value.leader_epoch);
+    if !expires {
+        out.i32(value.leader_epoch);
+    }
     out.string(&value.metadata)?;
     out.i64(value.commit_timestamp_ms);
+    if expires {
+        out.i64(value.expire_timestamp_ms);
+    }
     Ok(out.0)
 }
 

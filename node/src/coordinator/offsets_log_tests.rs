@@ -241,3 +241,23 @@ fn what_does_not_fit_is_refused() {
         Err(EncodeError::StringTooLong(STRING_BYTES_MAX + 1))
     );
 }
+
+#[test]
+fn an_offset_that_expires_is_written_in_the_version_that_can_say_so() {
+    let record = OffsetsRecord::Offset(
+        key(),
+        Some(CommittedOffset {
+            leader_epoch: -1,
+            expire_timestamp_ms: 0x456,
+            ..offset()
+        }),
+    );
+    let (key, value) = encode(&record).unwrap();
+    assert_eq!(
+        value.as_deref(),
+        Some(&*unhex(
+            "0001 000000000000002a 0001 6d 0000000000000123 0000000000000456"
+        ))
+    );
+    assert_eq!(decode(Some(&key), value.as_deref()), Ok(Ok(record)));
+}

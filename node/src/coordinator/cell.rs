@@ -1,0 +1,274 @@
+//! A [`Shard`] at work: behind its lock, on top of its partition, with the requests that wait.
+//!
+//! Nothing here awaits with the lock held. A request changes the shard under the lock and then waits,
+//! outside, for its answer and for what was appended before it to be committed. A request that is
+//! dropped meanwhile (its client has gone) has changed all it was going to change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kittiwake_storage::{Compression, Offset, RecordsBuilder};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::error::GroupError;
+use super::group::{Answer, Now, ReplyId};
+use super::loader::{self, LoadError};
+use super::offsets_log::{self, OffsetsRecord};
+use super::offsets_partition::OffsetsPartition;
+use super::shard::{Answers, Journal, Shard};
+
+/// One leadership over one partition of `__consumer_offsets`.
+pub(crate) struct Cell {
+    partition: Arc<dyn OffsetsPartition>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Loading {
+        /// Topics deleted meanwhile, whose offsets go when the load is done.
+        deleted_topics: Vec<Arc<str>>,
+    },
+    Active(Active),
+    /// The log is damaged: nobody is answered from it.
+    Failed,
+    /// The leadership is over.
+    Unloaded,
+}
+
+/// An answer, and the offset that must be committed before it may be sent.
+type Ready = (Answer, Offset);
+
+struct Active {
+    shard: Shard,
+    waiting: HashMap<ReplyId, oneshot::Sender<Ready>>,
+    next_reply: u64,
+    /// The log end this shard's memory corresponds to.
+    end: Offset,
+}
+
+/// Appends to the partition on behalf of the shard.
+struct Appender<'a> {
+    partition: &'a dyn OffsetsPartition,
+    wall_ms: i64,
+    end: &'a mut Offset,
+}
+
+impl Journal for Appender<'_> {
+    fn append(&mut self, records: &[OffsetsRecord]) -> Result<(), GroupError> {
+        let mut batch = RecordsBuilder::new(Compression::None);
+        for record in records {
+            let (key, value) = offsets_log::encode(record).map_err(|error| {
+                tracing::warn!(%error, "group records were not written");
+                GroupError::InvalidCommitOffsetSize
+            })?;
+            batch.push(self.wall_ms, Some(&key), value.as_deref(), &[]);
+        }
+        let batch = batch
+            .build()
+            .map_err(|_| GroupError::InvalidCommitOffsetSize)?;
+        *self.end = self.partition.append(&batch, self.wall_ms)?;
+        Ok(())
+    }
+}
+
+/// Gives access to an active shard.
+pub(crate) struct Work<'a> {
+    pub(crate) shard: &'a mut Shard,
+    pub(crate) journal: &'a mut dyn Journal,
+    pub(crate) now: Now,
+}
+
+impl Cell {
+    pub(crate) fn new(partition: Arc<dyn OffsetsPartition>) -> Self {
+        Self {
+            partition,
+            state: Mutex::new(State::Loading {
+                deleted_topics: Vec::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn partition(&self) -> &dyn OffsetsPartition {
+        &*self.partition
+    }
+
+    /// Whether loading has nothing to read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.partition.start() >= self.partition.end()
+    }
+
+    /// Reads the log and goes to work; blocks on the disk.
+    pub(crate) fn load(&self, mut shard: Shard, now: Now) -> Result<(), LoadError> {
+        let loaded = loader::load(&*self.partition, now, &mut shard);
+        let mut state = self.state.lock();
+        let State::Loading { deleted_topics } = &mut *state else {
+            return loaded;
+        };
+        let deleted_topics = std::mem::take(deleted_topics);
+        if let Err(error) = loaded {
+            *state = State::Failed;
+            return Err(error);
+        }
+        *state = State::Active(Active {
+            shard,
+            waiting: HashMap::new(),
+            next_reply: 0,
+            end: self.partition.end(),
+        });
+        drop(state);
+        // What fails here is reported and tried again by the next expiry check.
+        let _ = self.work(now, |work| work.shard.loaded(work.now, work.journal));
+        self.forget_topics(now, deleted_topics);
+        Ok(())
+    }
+
+    /// Ends the leadership: everybody who waits is told to look for another coordinator.
+    pub(crate) fn unload(&self, now: Now) {
+        let former = std::mem::replace(&mut *self.state.lock(), State::Unloaded);
+        if let State::Active(Active {
+            shard,
+            mut waiting,
+            end,
+            ..
+        }) = former
+        {
+            send(&mut waiting, shard.unload(now), end);
+        }
+    }
+
+    /// Works on the shard; returns the result and the offset that must be committed before anybody
+    /// may hear of it.
+    pub(crate) fn work<T>(
+        &self,
+        now: Now,
+        work: impl FnOnce(Work<'_>) -> T,
+    ) -> Result<(T, Offset), GroupError> {
+        self.lock_active(|active| {
+            let mut journal = Appender {
+                partition: &*self.partition,
+                wall_ms: now.wall_ms,
+                end: &mut active.end,
+            };
+            let result = work(Work {
+                shard: &mut active.shard,
+                journal: &mut journal,
+                now,
+            });
+            (result, active.end)
+        })
+    }
+
+    /// Hands a request to the shard; the receiver gets its answer, now or later.
+    pub(crate) fn ask(
+        &self,
+        now: Now,
+        request: impl FnOnce(Work<'_>, ReplyId) -> Answers,
+    ) -> Result<oneshot::Receiver<Ready>, GroupError> {
+        self.lock_active(|active| {
+            active.next_reply += 1;
+            let reply = ReplyId(active.next_reply);
+            let (sender, receiver) = oneshot::channel();
+            active.waiting.insert(reply, sender);
+            active.drive(&*self.partition, now, |work| request(work, reply));
+            receiver
+        })
+    }
+
+    /// Fires the timers that are due.
+    pub(crate) fn tick(&self, now: Now) {
+        // A cell that is not active has no timers.
+        let _ = self.lock_active(|active| {
+            let due = active
+                .shard
+                .next_deadline()
+                .is_some_and(|at| at <= now.uptime_ms);
+            if due {
+                active.drive(&*self.partition, now, |work| {
+                    work.shard.tick(work.now, work.journal)
+                });
+            }
+        });
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<i64> {
+        self.lock_active(|active| active.shard.next_deadline())
+            .ok()
+            .flatten()
+    }
+
+    /// Expires offsets and groups.
+    pub(crate) fn expire(&self, now: Now) {
+        if let Ok((Err(error), _)) = self.work(now, |work| work.shard.expire(now, work.journal)) {
+            tracing::warn!(partition = self.partition.index(), %error, "expired offsets were not removed");
+        }
+    }
+
+    /// Removes the offsets of deleted topics, now or when the load is done.
+    pub(crate) fn forget_topics(&self, now: Now, topics: Vec<Arc<str>>) {
+        if topics.is_empty() {
+            return;
+        }
+        if let State::Loading { deleted_topics } = &mut *self.state.lock() {
+            deleted_topics.extend(topics);
+            return;
+        }
+        let forgotten = self.work(now, |work| {
+            work.shard.forget_topics(now, &topics, work.journal)
+        });
+        if let Ok((Err(error), _)) = forgotten {
+            tracing::warn!(partition = self.partition.index(), %error, "offsets of deleted topics were not removed");
+        }
+    }
+
+    /// Waits until everything below `end` is committed.
+    pub(crate) async fn committed(&self, end: Offset, timeout: Duration) -> Result<(), GroupError> {
+        if self.partition.is_committed(end) {
+            return Ok(());
+        }
+        match tokio::time::timeout(timeout, self.partition.committed(end)).await {
+            Ok(result) => result,
+            // It is in the log and may yet be committed; the client tries again and finds out.
+            Err(_) => Err(GroupError::CoordinatorNotAvailable),
+        }
+    }
+
+    fn lock_active<T>(&self, work: impl FnOnce(&mut Active) -> T) -> Result<T, GroupError> {
+        match &mut *self.state.lock() {
+            State::Active(active) => Ok(work(active)),
+            State::Loading { .. } => Err(GroupError::CoordinatorLoadInProgress),
+            State::Failed | State::Unloaded => Err(GroupError::NotCoordinator),
+        }
+    }
+}
+
+impl Active {
+    fn drive(
+        &mut self,
+        partition: &dyn OffsetsPartition,
+        now: Now,
+        work: impl FnOnce(Work<'_>) -> Answers,
+    ) {
+        let mut journal = Appender {
+            partition,
+            wall_ms: now.wall_ms,
+            end: &mut self.end,
+        };
+        let answers = work(Work {
+            shard: &mut self.shard,
+            journal: &mut journal,
+            now,
+        });
+        send(&mut self.waiting, answers, self.end);
+    }
+}
+
+fn send(waiting: &mut HashMap<ReplyId, oneshot::Sender<Ready>>, answers: Answers, end: Offset) {
+    for (reply, answer) in answers {
+        if let Some(sender) = waiting.remove(&reply) {
+            // Nobody listens when the client has gone.
+            let _ = sender.send((answer, end));
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The coordinator on a partition in memory, whose replication the test controls.
+
+use std::io;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use kittiwake_storage::{LeaderEpoch, RecordsBuilder};
+use kittiwake_storage::{batch::stamp, records::batches};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::group::{GroupState, JoinGroup, Protocol, SyncGroup};
+use super::offsets_partition::Committed;
+use super::shard::NewOffset;
+use super::*;
+
+/// What survives a change of leaders.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(Offset, Vec<u8>)>>>);
+
+impl Log {
+    fn end(&self) -> Offset {
+        let log = self.0.lock();
+        log.last().map_or(Offset::ZERO, |(base, batch)| {
+            let (header, _) = batches(batch).next().unwrap().unwrap();
+            *base + i64::from(header.records_count)
+        })
+    }
+}
+
+/// One leadership over [`Log`]; nothing is committed until the test says so.
+struct Led {
+    log: Log,
+    epoch: i32,
+    /// The high watermark; `Err` when the leadership is over.
+    committed: watch::Sender<Result<Offset, GroupError>>,
+    /// Reads wait until the other end is dropped.
+    reading: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+impl Led {
+    fn new(log: &Log, epoch: i32) -> Arc<Self> {
+        Arc::new(Self {
+            log: log.clone(),
+            epoch,
+            committed: watch::Sender::new(Ok(Offset(i64::MAX))),
+            reading: Mutex::new(None),
+        })
+    }
+
+    fn hold_reads(&self) -> mpsc::Sender<()> {
+        let (gate, reads) = mpsc::channel();
+        *self.reading.lock() = Some(reads);
+        gate
+    }
+
+    fn set_committed(&self, committed: Result<Offset, GroupError>) {
+        self.committed.send_modify(|current| *current = committed);
+    }
+
+    fn stop_replication(&self) {
+        self.set_committed(Ok(self.log.end()));
+    }
+
+    fn replicate(&self) {
+        self.set_committed(Ok(Offset(i64::MAX)));
+    }
+
+    fn lose_leadership(&self) {
+        self.set_committed(Err(GroupError::NotCoordinator));
+    }
+}
+
+impl OffsetsPartition for Led {
+    fn index(&self) -> i32 {
+        0
+    }
+
+    fn epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.epoch)
+    }
+
+    fn start(&self) -> Offset {
+        Offset::ZERO
+    }
+
+    fn end(&self) -> Offset {
+        self.log.end()
+    }
+
+    fn append(&self, batch: &[u8], _wall_ms: i64) -> Result<Offset, GroupError> {
+        (*self.committed.borrow())?;
+        let base = self.log.end();
+        let mut batch = batch.to_vec();
+        stamp(
+            batch.first_chunk_mut().unwrap(),
+            base,
+            LeaderEpoch(self.epoch),
+        );
+        self.log.0.lock().push((base, batch));
+        Ok(self.log.end())
+    }
+
+    fn is_committed(&self, end: Offset) -> bool {
+        matches!(*self.committed.borrow(), Ok(committed) if committed >= end)
+    }
+
+    fn committed(&self, end: Offset) -> Committed {
+        let mut committed = self.committed.subscribe();
+        Box::pin(async move {
+            let reached = committed
+                .wait_for(|committed| committed.is_err() || committed.unwrap() >= end)
+                .await
+                .unwrap();
+            (*reached).map(|_| ())
+        })
+    }
+
+    fn read(&self, from: Offset, _upto: Offset) -> io::Result<Vec<u8>> {
+        if let Some(gate) = self.reading.lock().take() {
+            // Nothing is ever sent: the error says that the gate is open.
+            let _ = gate.recv();
+        }
+        let log = self.log.0.lock();
+        // One batch at a time, so that every load takes several reads.
+        let found = log.iter().rev().find(|(base, _)| *base <= from);
+        Ok(found.map(|(_, batch)| batch.clone()).unwrap_or_default())
+    }
+}
+
+fn coordinator() -> Arc<GroupCoordinator> {
+    let mut config = GroupConfig::default();
+    config.offsets_topic_num_partitions = 1;
+    config.limits.initial_rebalance_delay_ms = 1;
+    config.offsets_commit_timeout_ms = 600_000;
+    Arc::new(GroupCoordinator::new(config))
+}
+
+async fn loaded(coordinator: &Arc<GroupCoordinator>, led: &Arc<Led>) {
+    coordinator.follow(vec![Arc::clone(led) as Arc<dyn OffsetsPartition>]);
+    while coordinator.list() == Err(GroupError::CoordinatorLoadInProgress) {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn commit(group: &str, offset: i64) -> Commit {
+    Commit {
+        group_id: group.into(),
+        member_id: "".into(),
+        instance_id: None,
+        generation: -1,
+        knows_group_id_not_found: true,
+        retention_ms: -1,
+        offsets: vec![NewOffset {
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            leader_epoch: -1,
+            metadata: "".into(),
+        }],
+    }
+}
+
+async fn offset(coordinator: &GroupCoordinator, group: &str) -> Result<Option<i64>, GroupError> {
+    coordinator
+        .offsets(group, |offsets| Some(offsets?.get("t")?.get(&0)?.offset))
+        .await
+}
+
+fn join(reply: ReplyId, member_id: &str) -> Event {
+    Event::Join(Box::new(JoinGroup {
+        reply,
+        member_id: member_id.into(),
+        fresh_member_id: "m".into(),
+        id_required: false,
+        may_skip_assignment: false,
+        instance_id: None,
+        client_id: "c".into(),
+        client_host: "/h".into(),
+        session_timeout_ms: 600_000,
+        rebalance_timeout_ms: 600_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"\0\0\0\0\0\x01\0\x01t"),
+        }],
+        reason: None,
+    }))
+}
+
+fn sync(reply: ReplyId) -> Event {
+    Event::Sync(SyncGroup {
+        reply,
+        member_id: "m".into(),
+        instance_id: None,
+        generation: 1,
+        protocol_type: None,
+        protocol: None,
+        assignments: [(Arc::from("m"), Bytes::from_static(b"all"))].into(),
+    })
+}
+
+/// Runs timers beside the test.
+fn run_timers(coordinator: &Arc<GroupCoordinator>) -> tokio::task::JoinHandle<()> {
+    let coordinator = Arc::clone(coordinator);
+    tokio::spawn(async move { coordinator.run_timers().await })
+}
+
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[test]
+fn groups_are_filed_as_kafka_files_them() {
+    // String.hashCode: 99162322, Integer.MIN_VALUE, and a pair of surrogates.
+    assert_eq!(partition_for("hello", 50), 22);
+    assert_eq!(partition_for("polygenelubricants", 50), 0);
+    assert_eq!(partition_for("😀", 50), 1_772_899 % 50);
+    assert_eq!(partition_for("", 50), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_leads_nothing_coordinates_nothing() {
+    let coordinator = coordinator();
+    assert_eq!(
+        coordinator.commit(commit("g", 1)).await,
+        Err(GroupError::NotCoordinator)
+    );
+    assert_eq!(
+        offset(&coordinator, "g").await,
+        Err(GroupError::NotCoordinator)
+    );
+    assert_eq!(coordinator.list(), Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_group_without_a_name_or_with_too_long_a_one_is_refused() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    assert_eq!(
+        coordinator.ask("", sync).await,
+        Err(GroupError::InvalidGroupId)
+    );
+    let long = "x".repeat(offsets_log::STRING_BYTES_MAX + 1);
+    assert_eq!(
+        coordinator.ask(&long, sync).await,
+        Err(GroupError::InvalidGroupId)
+    );
+}
+
+#[tokio::test]
+async fn a_commit_is_answered_when_it_is_committed_and_read_only_then() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    led.stop_replication();
+    let mut writing = Box::pin(coordinator.commit(commit("g", 7)));
+    assert_eq!(poll_once(&mut writing).await, None);
+    let mut reading = Box::pin(offset(&coordinator, "g"));
+    assert_eq!(poll_once(&mut reading).await, None);
+    led.replicate();
+    assert_eq!(writing.await, Ok(vec![Ok(())]));
+    assert_eq!(reading.await, Ok(Some(7)));
+}
+
+#[tokio::test]
+async fn a_commit_that_is_not_committed_in_time_is_not_acknowledged() {
+    let mut config = GroupConfig::default();
+    config.offsets_commit_timeout_ms = 1;
+    let coordinator = Arc::new(GroupCoordinator::new(config));
+    coordinator.set_partition_count(1);
+    let led = Led::new(&Log::default(), 1);
+    loaded(&coordinator, &led).await;
+    led.stop_replication();
+    assert_eq!(
+        coordinator.commit(commit("g", 7)).await,
+        Err(GroupError::CoordinatorNotAvailable)
+    );
+}
+
+#[tokio::test]
+async fn a_commit_whose_leader_goes_is_not_acknowledged() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    led.stop_replication();
+    let mut writing = Box::pin(coordinator.commit(commit("g", 7)));
+    assert_eq!(poll_once(&mut writing).await, None);
+    led.lose_leadership();
+    coordinator.follow(Vec::new());
+    assert_eq!(writing.await, Err(GroupError::NotCoordinator));
+}
+
+#[tokio::test]
+async fn the_next_leader_knows_every_offset_and_nothing_before_it_has_read_them_all() {
+    let log = Log::default();
+    let (first, led) = (coordinator(), Led::new(&log, 1));
+    loaded(&first, &led).await;
+    for value in 1..=20 {
+        first
+            .commit(commit("g", value))
+            .await
+            .unwrap()
+            .remove(0)
+            .unwrap();
+    }
+
+    let (second, led) = (coordinator(), Led::new(&log, 2));
+    let reading = led.hold_reads();
+    second.follow(vec![Arc::clone(&led) as Arc<dyn OffsetsPartition>]);
+    assert_eq!(
+        offset(&second, "g").await,
+        Err(GroupError::CoordinatorLoadInProgress)
+    );
+    assert_eq!(second.list(), Err(GroupError::CoordinatorLoadInProgress));
+    drop(reading);
+    loaded(&second, &led).await;
+    assert_eq!(offset(&second, "g").await, Ok(Some(20)));
+    assert_eq!(offset(&second, "unknown").await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_topic_deleted_during_the_load_loses_its_offsets_after_it() {
+    let log = Log::default();
+    let (first, led) = (coordinator(), Led::new(&log, 1));
+    loaded(&first, &led).await;
+    first
+        .commit(commit("g", 3))
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+
+    let (second, led) = (coordinator(), Led::new(&log, 2));
+    let reading = led.hold_reads();
+    second.follow(vec![Arc::clone(&led) as Arc<dyn OffsetsPartition>]);
+    second.forget_topics(&["t".into()]);
+    drop(reading);
+    loaded(&second, &led).await;
+    assert_eq!(offset(&second, "g").await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_damaged_log_is_not_served() {
+    let log = Log::default();
+    let led = Led::new(&log, 1);
+    let mut batch = RecordsBuilder::new(kittiwake_storage::Compression::None);
+    batch.push(
+        0,
+        Some(b"\0\x01\0\x01g\0\x01t\0\0\0\0"),
+        Some(b"\0\x03cut"),
+        &[],
+    );
+    led.append(&batch.build().unwrap(), 0).unwrap();
+    let coordinator = coordinator();
+    loaded(&coordinator, &led).await;
+    assert_eq!(
+        offset(&coordinator, "g").await,
+        Err(GroupError::NotCoordinator)
+    );
+}
+
+#[tokio::test]
+async fn an_assignment_is_answered_when_it_is_committed() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    let timers = run_timers(&coordinator);
+    let joined = coordinator.ask("g", |reply| join(reply, "")).await;
+    assert!(matches!(joined, Ok(Answer::Join(Ok(_)))), "{joined:?}");
+
+    led.stop_replication();
+    let mut syncing = Box::pin(coordinator.ask("g", sync));
+    assert_eq!(poll_once(&mut syncing).await, None);
+    led.replicate();
+    let synced = syncing.await;
+    assert!(
+        matches!(&synced, Ok(Answer::Sync(Ok(synced))) if &*synced.assignment == b"all"),
+        "{synced:?}"
+    );
+    let described = coordinator.describe("g").await.unwrap().unwrap();
+    assert_eq!(described.listing.state, GroupState::Stable);
+    assert_eq!(described.members.len(), 1);
+    timers.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_has_joined_all_the_same() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    {
+        let mut joining = Box::pin(coordinator.ask("g", |reply| join(reply, "")));
+        assert_eq!(poll_once(&mut joining).await, None);
+    }
+    let described = coordinator.describe("g").await.unwrap().unwrap();
+    assert_eq!(described.listing.state, GroupState::PreparingRebalance);
+    assert_eq!(described.members.len(), 1);
+}
+
+#[tokio::test]
+async fn those_who_wait_are_told_when_the_coordinator_moves() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    let mut joining = Box::pin(coordinator.ask("g", |reply| join(reply, "")));
+    assert_eq!(poll_once(&mut joining).await, None);
+    coordinator.follow(Vec::new());
+    let answer = joining.await;
+    assert!(
+        matches!(&answer, Ok(Answer::Join(Err(refused))) if refused.error == GroupError::NotCoordinator),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_new_epoch_of_the_same_node_reads_the_log_again() {
+    let log = Log::default();
+    let coordinator = coordinator();
+    let led = Led::new(&log, 1);
+    loaded(&coordinator, &led).await;
+    coordinator
+        .commit(commit("g", 1))
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    // Another node led in between, and what it found was not what we had.
+    log.0.lock().clear();
+    let led = Led::new(&log, 3);
+    loaded(&coordinator, &led).await;
+    assert_eq!(offset(&coordinator, "g").await, Ok(None));
+}
+
+#[tokio::test]
+async fn deleted_groups_are_gone() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    coordinator
+        .commit(commit("g", 1))
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    assert_eq!(coordinator.list().unwrap().len(), 1);
+    assert_eq!(coordinator.delete("g").await, Ok(()));
+    assert_eq!(
+        coordinator.delete("g").await,
+        Err(GroupError::GroupIdNotFound)
+    );
+    assert_eq!(coordinator.list(), Ok(Vec::new()));
+}
