@@ -69,6 +69,26 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Its kind, for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::RegisterBroker(_) => "RegisterBroker",
+            Self::FenceBroker { .. } => "FenceBroker",
+            Self::UnfenceBroker { .. } => "UnfenceBroker",
+            Self::DrainBroker { .. } => "DrainBroker",
+            Self::UnregisterBroker { .. } => "UnregisterBroker",
+            Self::CreateTopics(_) => "CreateTopics",
+            Self::DeleteTopics(_) => "DeleteTopics",
+            Self::CreatePartitions(_) => "CreatePartitions",
+            Self::AlterPartitions(_) => "AlterPartitions",
+            Self::AlterConfigs(_) => "AlterConfigs",
+            Self::AllocateProducerIds { .. } => "AllocateProducerIds",
+        }
+    }
+}
+
 /// A starting broker process.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RegisterBroker {

@@ -149,6 +149,14 @@ fn decode_base64url(text: &str) -> Option<[u8; 16]> {
     Some(number.to_be_bytes())
 }
 
+/// openraft's test suite numbers its nodes.
+#[cfg(test)]
+impl From<u64> for DirectoryId {
+    fn from(number: u64) -> Self {
+        Self((1u128 << 127 | u128::from(number)).to_be_bytes())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,16 @@
 //! The metadata quorum.
 #![forbid(unsafe_code)]
 
+mod codec;
 mod command;
 mod ids;
 pub mod image;
+mod log_store;
 mod quorum;
+mod snapshot;
+mod state_machine;
+mod transport;
+mod types;
 
 pub use command::{
     Applied, Command, CommandError, ConfigChange, ConfigResource, Election, IsrMember, LastStop,

@@ -1,16 +1,36 @@
 //! The handle every other part of the node holds: propose changes, watch the image.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Config, Raft, RaftMetrics, SnapshotPolicy};
+use prost::Message;
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::codec::encode_command;
 use crate::command::{Command, Outcome};
 use crate::ids::{BrokerId, DirectoryId};
 use crate::image::ClusterImage;
+use crate::log_store::{Closed, LogStore, Owner, store_path};
+use crate::snapshot::Snapshot;
+use crate::state_machine::{Published, StateMachine};
+use crate::transport::Network;
+use crate::types::{MemberNode, Proposal, StoredMembership, Types};
+
+/// Largest command, encoded. A thousand topics of ten partitions are a tenth of it.
+const COMMAND_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Entries that stay in the log behind a snapshot, for followers that are a little late.
+const ENTRIES_KEPT: u64 = 500;
+
+/// How long closing the store may take at shutdown before it is left to the operating system.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a node takes part in the metadata quorum.
 #[derive(Clone, Debug)]
@@ -25,16 +45,18 @@ pub struct QuorumOptions {
     /// The voters a new cluster is formed with, and where their gRPC listeners are (`host:port`).
     /// Once the cluster is formed the metadata log knows its members and this is only a seed list.
     pub voters: Vec<(BrokerId, String)>,
-    /// A follower that hears nothing for a random time between this and
-    /// `election_timeout_max` asks for an election.
+    /// A follower asks for an election when it has heard nothing for `election_timeout_max`, the
+    /// time during which everybody withholds their vote, and then for a random time between the
+    /// two.
     pub election_timeout_min: Duration,
-    /// See `election_timeout_min`. Also how long a vote is withheld after a leader was heard, so
-    /// it bounds how soon a dead controller can be replaced.
+    /// See `election_timeout_min`.
     pub election_timeout_max: Duration,
     /// How often the controller says that it is alive.
     pub heartbeat_interval: Duration,
     /// Entries after which a snapshot is taken and the log before it purged.
     pub snapshot_every: u64,
+    /// How long a proposal waits for a majority before it is reported as unavailable.
+    pub propose_timeout: Duration,
 }
 
 impl QuorumOptions {
@@ -51,10 +73,11 @@ impl QuorumOptions {
             cluster_id: cluster_id.into(),
             data_dir: data_dir.into(),
             voters,
-            election_timeout_min: Duration::from_millis(200),
-            election_timeout_max: Duration::from_millis(400),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
             heartbeat_interval: Duration::from_millis(50),
             snapshot_every: 5_000,
+            propose_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -108,6 +131,14 @@ pub enum OpenError {
         found: u32,
         /// The newest this version reads.
         supported: u32,
+    },
+    /// A later version wrote a command this one does not know.
+    #[error("{path}: {reason}")]
+    NewerRecord {
+        /// The store.
+        path: PathBuf,
+        /// Which one.
+        reason: String,
     },
     /// What is on disk is not what was written. The node refuses to serve; its operator replaces
     /// the directory, and it comes back as a new member.
@@ -179,48 +210,126 @@ pub struct Member {
 }
 
 /// This node's membership in the metadata quorum; clones are handles to the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MetadataQuorum {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
-    node_id: BrokerId,
-    image: ArcSwap<ClusterImage>,
-    images: watch::Sender<Arc<ClusterImage>>,
-    log: Mutex<u64>,
+    raft: Raft<Types, StateMachine>,
+    directory_id: DirectoryId,
+    published: Arc<Published>,
+    propose_timeout: Duration,
+    closed: Mutex<Option<Closed>>,
 }
 
 impl MetadataQuorum {
-    /// Opens the metadata log, recovers the image and joins or forms the quorum. With one voter,
-    /// this node leads when it returns or very soon after: see
-    /// [`MetadataQuorum::wait_for_leader`].
+    /// Opens the metadata log, recovers the image and joins or forms the quorum. A node that is the
+    /// only voter leads, and has applied its whole log, when this returns.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(options: QuorumOptions) -> Result<Self, OpenError> {
-        let image = Arc::new(ClusterImage::new(&options.cluster_id));
-        Ok(Self {
+        let config = Arc::new(raft_config(&options)?);
+        let owner = Owner {
+            cluster_id: options.cluster_id.clone(),
+            broker: options.node_id,
+        };
+        let data_dir = options.data_dir.clone();
+        let path = store_path(&data_dir);
+        let damaged = |reason: String| OpenError::Damaged {
+            path: path.clone(),
+            reason,
+        };
+        let (store, recovered, closed) =
+            tokio::task::spawn_blocking(move || LogStore::open(&data_dir, &owner))
+                .await
+                .map_err(|error| damaged(error.to_string()))??;
+
+        let state = match &recovered.snapshot {
+            None => Snapshot {
+                last: None,
+                membership: StoredMembership::default(),
+                image: ClusterImage::new(&options.cluster_id),
+            },
+            Some(bytes) => {
+                Snapshot::decode(bytes.clone()).map_err(|error| damaged(error.to_string()))?
+            }
+        };
+        let state_machine = StateMachine::new(state, recovered.snapshot, store.writer());
+        let published = state_machine.published();
+        let directory_id = recovered.directory_id;
+        let raft = Raft::new(directory_id, config, Network, store, state_machine)
+            .await
+            .map_err(|error| damaged(error.to_string()))?;
+        let quorum = Self {
             inner: Arc::new(Inner {
-                node_id: options.node_id,
-                image: ArcSwap::new(Arc::clone(&image)),
-                images: watch::Sender::new(image),
-                log: Mutex::new(0),
+                raft,
+                directory_id,
+                published,
+                propose_timeout: options.propose_timeout,
+                closed: Mutex::new(Some(closed)),
             }),
-        })
+        };
+        quorum
+            .form(&options)
+            .await
+            .map_err(|error| damaged(error.to_string()))?;
+        Ok(quorum)
+    }
+
+    /// A single voter forms its cluster at once, and leads it without waiting for a timeout.
+    async fn form(&self, options: &QuorumOptions) -> Result<(), NoLeader> {
+        let [(broker, address)] = options.voters.as_slice() else {
+            return Ok(());
+        };
+        let raft = &self.inner.raft;
+        if raft.is_initialized().await.map_err(|_| NoLeader)? {
+            if !self
+                .metrics()
+                .membership_config
+                .voter_ids()
+                .eq([self.inner.directory_id])
+            {
+                return Ok(());
+            }
+            raft.trigger().elect(true).await.map_err(|_| NoLeader)?;
+        } else {
+            let node = MemberNode {
+                broker: *broker,
+                address: address.clone(),
+            };
+            let members = BTreeMap::from([(self.inner.directory_id, node)]);
+            // Asked for in this order, and the second at once: left alone, it would first let an
+            // election timeout pass, and the answer to the first comes no sooner.
+            let trigger = raft.trigger();
+            let (formed, elected) =
+                tokio::join!(biased; raft.initialize(members), trigger.elect(false));
+            formed.map_err(|_| NoLeader)?;
+            elected.map_err(|_| NoLeader)?;
+        }
+        self.wait_for_leader(Instant::now() + options.propose_timeout)
+            .await?;
+        // What was acknowledged before a restart is committed again behind this entry, and applied.
+        raft.write_blank().await.map(drop).map_err(|_| NoLeader)
     }
 
     /// The latest image; one atomic load.
     #[must_use]
     pub fn image(&self) -> Arc<ClusterImage> {
-        self.inner.image.load_full()
+        self.inner.published.latest()
     }
 
     /// Every applied change; a slow receiver sees the latest image only.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterImage>> {
-        self.inner.images.subscribe()
+        self.inner.published.subscribe()
+    }
+
+    /// The Raft identity of this node: its metadata directory.
+    #[must_use]
+    pub fn directory_id(&self) -> DirectoryId {
+        self.inner.directory_id
     }
 
     /// Commits a command and applies it. When this returns, the outcome is durable and
@@ -230,43 +339,158 @@ impl MetadataQuorum {
     /// See [`ProposeError`]. That items of the command were refused is no error of the proposal:
     /// see [`Outcome::results`].
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let mut offset = self.inner.log.lock().await;
-        *offset += 1;
-        let mut image = ClusterImage::clone(&self.image());
-        let results = image.apply(*offset, &command);
-        let image = Arc::new(image);
-        self.inner.image.store(Arc::clone(&image));
-        self.inner.images.send_replace(image);
-        Ok(Outcome {
-            offset: *offset,
-            results,
-        })
+        let bytes = encode_command(&command).encoded_len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::Rejected(format!(
+                "the command has {bytes} bytes, more than {COMMAND_BYTES_MAX}"
+            )));
+        }
+        let write = self.inner.raft.client_write(Proposal(Arc::new(command)));
+        let written = timeout(self.inner.propose_timeout, write)
+            .await
+            .map_err(|_| ProposeError::Unavailable)?;
+        match written {
+            Ok(response) => Ok(Outcome {
+                offset: response.log_id.index,
+                results: response.data,
+            }),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                let leader = forward.leader_node.map(|node| node.broker);
+                Err(ProposeError::NotController { leader })
+            }
+            Err(RaftError::APIError(_)) => Err(ProposeError::Unavailable),
+        }
     }
 
     /// The broker that leads the quorum, if this node knows one.
     #[must_use]
     pub fn controller(&self) -> Option<BrokerId> {
-        Some(self.inner.node_id)
+        leader_of(&self.metrics())
     }
 
-    /// Waits until a leader is known, and if it is this node, until it has applied everything that
-    /// was committed before.
+    /// Waits until a leader is known. Its image may be ahead of this node's.
     ///
     /// # Errors
-    /// [`NoLeader`] at the deadline.
-    pub async fn wait_for_leader(&self, _deadline: Instant) -> Result<BrokerId, NoLeader> {
-        self.controller().ok_or(NoLeader)
+    /// [`NoLeader`] at the deadline, or when the quorum has stopped.
+    pub async fn wait_for_leader(&self, deadline: Instant) -> Result<BrokerId, NoLeader> {
+        let mut metrics = self.inner.raft.metrics();
+        let wait = async {
+            loop {
+                let now = metrics.borrow_watched().clone();
+                now.running_state.as_ref().map_err(|_| NoLeader)?;
+                if let Some(leader) = leader_of(&now) {
+                    return Ok(leader);
+                }
+                metrics.changed().await.map_err(|_| NoLeader)?;
+            }
+        };
+        timeout_at(deadline, wait).await.map_err(|_| NoLeader)?
+    }
+
+    /// Completes with the reason when this node can no longer take part: its store failed, or the
+    /// log holds a command of a later version. A node that sees this must stop.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "the metadata quorum has stopped".into();
+            }
+        }
     }
 
     /// Where the quorum stands.
     #[must_use]
     pub fn status(&self) -> QuorumStatus {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<DirectoryId> = membership.voter_ids().collect();
+        let (voters, learners) = membership
+            .nodes()
+            .map(|(id, node)| Member {
+                directory_id: *id,
+                broker: node.broker,
+                address: node.address.clone(),
+            })
+            .partition(|member| voters.contains(&member.directory_id));
         QuorumStatus {
-            leader: self.controller(),
-            ..QuorumStatus::default()
+            term: metrics.current_term,
+            leader: leader_of(&metrics),
+            last_log: metrics.last_log_index,
+            committed: metrics.local_committed.map(|id| id.index),
+            applied: metrics.last_applied.map(|id| id.index),
+            snapshot: metrics.snapshot.map(|id| id.index),
+            voters,
+            learners,
         }
     }
 
     /// Stops taking part and closes the metadata store. Proposals fail from now on.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "the metadata quorum did not stop cleanly");
+        }
+        let closed = self.inner.closed.lock().await.take();
+        if let Some(closed) = closed {
+            // Closed or dropped, the writer thread is gone.
+            if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+                tracing::warn!("the metadata store is still being written");
+            }
+        }
+    }
+
+    fn metrics(&self) -> RaftMetrics<Types> {
+        self.inner.raft.metrics().borrow_watched().clone()
+    }
+}
+
+impl fmt::Debug for MetadataQuorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetadataQuorum")
+            .field("directory_id", &self.inner.directory_id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn leader_of(metrics: &RaftMetrics<Types>) -> Option<BrokerId> {
+    let leader = metrics.current_leader?;
+    let membership = metrics.membership_config.membership();
+    membership.get_node(&leader).map(|node| node.broker)
+}
+
+fn raft_config(options: &QuorumOptions) -> Result<Config, OpenError> {
+    let invalid = |reason: String| OpenError::InvalidOptions(reason);
+    if options.node_id.0 < 0 {
+        return Err(invalid(format!(
+            "broker id {} is negative",
+            options.node_id
+        )));
+    }
+    if options.cluster_id.is_empty() {
+        return Err(invalid("the cluster id is empty".into()));
+    }
+    let distinct: BTreeSet<BrokerId> = options.voters.iter().map(|(broker, _)| *broker).collect();
+    if distinct.is_empty() || distinct.len() != options.voters.len() {
+        return Err(invalid(
+            "the voters must be one or more distinct brokers".into(),
+        ));
+    }
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: options.cluster_id.clone(),
+        election_timeout_min: millis(options.election_timeout_min),
+        election_timeout_max: millis(options.election_timeout_max),
+        heartbeat_interval: millis(options.heartbeat_interval),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        // A node that was cut off must not disturb the others when it comes back.
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    config
+        .validate()
+        .map_err(|error| invalid(error.to_string()))
 }

@@ -126,6 +126,23 @@ impl ClusterImage {
         }
     }
 
+    /// Dynamic configuration of all brokers that have any, for a snapshot.
+    pub(crate) fn all_broker_configs(&self) -> &BTreeMap<Option<BrokerId>, Arc<Configs>> {
+        &self.broker_configs
+    }
+
+    /// Puts back what a snapshot held.
+    pub(crate) fn restore(
+        &mut self,
+        topics: Vec<Topic>,
+        broker_configs: BTreeMap<Option<BrokerId>, Arc<Configs>>,
+    ) {
+        for topic in topics {
+            self.topics.insert(Arc::new(topic));
+        }
+        self.broker_configs = broker_configs;
+    }
+
     fn each<T>(
         &mut self,
         items: &[T],
