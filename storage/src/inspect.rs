@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::checkpoint::{self, TopicPartition};
+use crate::log_dir::{CLEAN_SHUTDOWN, RECOVERY_POINTS};
 use crate::{LeaderEpochCache, Offset, ProducerState};
 
 pub use compare::{Difference, compare};
@@ -91,6 +93,37 @@ impl PartitionDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the node that has this directory in its data directory stopped cleanly and has not started since.
+    #[must_use]
+    pub fn stopped_cleanly(&self) -> bool {
+        self.beside(CLEAN_SHUTDOWN)
+            .is_some_and(|marker| marker.exists())
+    }
+
+    /// Up to where the data directory says this log is on disk, if it says so.
+    pub fn recovery_point(&self) -> Result<Option<Offset>, InspectError> {
+        let Some((path, name)) = self.beside(RECOVERY_POINTS).zip(self.partition()) else {
+            return Ok(None);
+        };
+        let points = checkpoint::read(&path).map_err(InspectError::at(&path))?;
+        Ok(points.get(&name).copied())
+    }
+
+    /// Where a file of the data directory around this one would be.
+    fn beside(&self, name: &str) -> Option<PathBuf> {
+        Some(self.path.canonicalize().ok()?.parent()?.join(name))
+    }
+
+    /// The partition this directory is named after.
+    fn partition(&self) -> Option<TopicPartition> {
+        let path = self.path.canonicalize().ok()?;
+        let (topic, partition) = path.file_name()?.to_str()?.rsplit_once('-')?;
+        Some(TopicPartition {
+            topic: topic.to_owned(),
+            partition: partition.parse().ok()?,
+        })
     }
 
     /// Base offsets of the segments, in order.

@@ -1,3 +1,4 @@
 //! The `kittiwake` command line: one file per command.
 
 pub mod bench;
+pub mod log;

@@ -9,6 +9,7 @@ use super::indexes::Indexes;
 use super::{
     EPOCHS_FILE, FoundBatch, InspectError, PartitionDir, SegmentEnd, SegmentReader, Step, file_name,
 };
+use crate::log_dir::RECOVERY_POINTS;
 use crate::{LeaderEpoch, LeaderEpochCache, Offset, ProducerState};
 
 /// Findings kept per directory: a log with more is not better understood by more.
@@ -66,6 +67,16 @@ pub fn verify(dir: &PartitionDir, stopped_cleanly: bool) -> Result<Report, Inspe
     }
     verifier.leader_epochs()?;
     verifier.snapshots_beyond();
+    let end = verifier.report.end_offset;
+    if let Some(flushed) = dir.recovery_point()?
+        && end < flushed
+    {
+        verifier.fault(
+            RECOVERY_POINTS,
+            None,
+            format!("{flushed}, but the log ends at {end}"),
+        );
+    }
     for name in &dir.others {
         verifier.note(name, None, "not part of the log");
     }
