@@ -1,39 +1,443 @@
-//! The configuration of a broker, from its file.
+//! A broker's configuration: one table of keys, typed once.
+//!
+//! Every row of [`broker_keys!`] is a Kafka property name (or one of ours where Kafka has none), the field it is read
+//! into, its type, default and range, and what it does. Parsing, DescribeConfigs of the broker and
+//! `docs/configuration.md` all come from it. Keys that set defaults for topics (`log.*`, `message.max.bytes`, …) are not
+//! here: their rows are [`TOPIC_KEYS`](super::topic::TOPIC_KEYS), and [`BrokerConfig::topic_defaults`] holds them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kittiwake_raft::BrokerId;
 
+use super::address::{HostPort, Listeners, NamedAddress, Voters};
+use super::kind::WireType;
 use super::topic::TopicDefaults;
+use super::value::{ClusterId, LogDirectory, LogFormat, Value, check};
 
-/// A broker's configuration.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BrokerConfig {
-    /// `node.id`
-    pub node_id: BrokerId,
-    /// `num.partitions`: partitions of a topic whose creator does not say.
-    pub num_partitions: i32,
-    /// `default.replication.factor`: replicas of a topic whose creator does not say; where it is not set, three or as
-    /// many as there are brokers.
-    pub default_replication_factor: Option<i16>,
-    /// `auto.create.topics.enable`: a Metadata request may create the topics it names.
-    pub auto_create_topics_enable: bool,
-    /// `delete.topic.enable`
-    pub delete_topic_enable: bool,
-    /// `producer.id.expiration.ms`: how long the sequence numbers of a silent producer are remembered.
-    pub producer_id_expiration_ms: i64,
-    /// Defaults of topic configuration, `log.*` and others.
-    pub topic_defaults: TopicDefaults,
+/// A configuration key of a broker.
+#[derive(Debug)]
+pub struct BrokerKey {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value where nobody set it; `None` if it has to be set.
+    pub default: Option<&'static str>,
+    /// What it does.
+    pub doc: &'static str,
+    /// Its type, as DescribeConfigs reports it.
+    pub wire_type: WireType,
+    /// Its type, for people.
+    pub type_name: &'static str,
+    /// Smallest and largest number, inclusive.
+    pub range: Option<(i128, i128)>,
+    check: fn(&str) -> Result<(), String>,
 }
 
-impl Default for BrokerConfig {
-    fn default() -> Self {
-        Self {
-            node_id: BrokerId(0),
-            num_partitions: 1,
-            default_replication_factor: None,
-            auto_create_topics_enable: true,
-            delete_topic_enable: true,
-            producer_id_expiration_ms: 86_400_000,
-            topic_defaults: TopicDefaults::default(),
+impl BrokerKey {
+    /// Whether `value` may be set, else why not.
+    ///
+    /// # Errors
+    /// A clause such as "it must be at least 1".
+    pub fn validate(&self, value: &str) -> Result<(), String> {
+        (self.check)(value)
+    }
+}
+
+macro_rules! range {
+    () => {
+        None
+    };
+    ($min:literal) => {
+        Some(($min, i128::MAX))
+    };
+    ($min:literal, $max:literal) => {
+        Some(($min, $max))
+    };
+}
+
+macro_rules! broker_keys {
+    ($($key:literal => $field:ident: $type:ty = $default:expr $(, $min:literal $(..= $max:literal)?)?; $doc:literal)+) => {
+        /// The configuration of a broker, checked. Its fields are Kafka's keys with `_` for `.`.
+        #[derive(Clone, Debug, Eq, PartialEq)]
+        pub struct BrokerConfig {
+            $(
+                #[doc = concat!("`", $key, "`: ", $doc)]
+                pub $field: $type,
+            )+
+            /// Defaults of topic configuration (`log.*`, `message.max.bytes` and others).
+            pub topic_defaults: TopicDefaults,
+            given: BTreeMap<&'static str, String>,
         }
+
+        /// Every broker key that is not a topic's default, by subject.
+        pub static BROKER_KEYS: &[BrokerKey] = &[$(BrokerKey {
+            name: $key,
+            default: $default,
+            doc: $doc,
+            wire_type: <$type as Value>::WIRE_TYPE,
+            type_name: <$type as Value>::TYPE_NAME,
+            range: range!($($min $(, $max)?)?),
+            check: |text| check::<$type>(text, range!($($min $(, $max)?)?)).map(drop),
+        }),+];
+
+        impl BrokerConfig {
+            /// Types the values, every key judged; `None` if any is missing or refused, with every reason reported to
+            /// `fault` (key, value, reason).
+            pub(super) fn from_given(
+                given: BTreeMap<&'static str, String>,
+                topic_defaults: TopicDefaults,
+                mut fault: impl FnMut(&'static str, Option<&str>, String),
+            ) -> Option<Self> {
+                let mut read = Reader { given: &given, fault: &mut fault };
+                // All are read before any is missed, so that all faults are reported.
+                $(let $field = read.value::<$type>($key, $default, range!($($min $(, $max)?)?));)+
+                Some(Self { $($field: $field?,)+ topic_defaults, given })
+            }
+        }
+    };
+}
+
+struct Reader<'a, F> {
+    given: &'a BTreeMap<&'static str, String>,
+    fault: &'a mut F,
+}
+
+impl<F: FnMut(&'static str, Option<&str>, String)> Reader<'_, F> {
+    fn value<T: Value>(
+        &mut self,
+        key: &'static str,
+        default: Option<&str>,
+        range: Option<(i128, i128)>,
+    ) -> Option<T> {
+        let given = self.given.get(key).map(String::as_str);
+        let Some(text) = given.or(default) else {
+            (self.fault)(key, None, "it has no default and must be set".into());
+            return None;
+        };
+        check(text, range)
+            .map_err(|reason| (self.fault)(key, given, reason))
+            .ok()
+    }
+}
+
+broker_keys! {
+    // Identity
+    "node.id" => node_id: BrokerId = None, 0;
+    "This node's number, of no other node of the cluster."
+    "cluster.id" => cluster_id: ClusterId = None;
+    "The cluster this node belongs to. A data directory of another cluster is refused."
+    "cluster.voters" => cluster_voters: Voters = None;
+    "The nodes whose majority agrees on metadata: id@host:port of their gRPC listeners, three or five (or one). The same \
+     on every node."
+    "broker.rack" => broker_rack: Option<String> = Some("");
+    "The failure domain this node is in; replicas are spread over racks."
+    "log.dirs" => log_dirs: LogDirectory = None;
+    "The data directory. This version uses one."
+
+    // Listeners
+    "listeners" => listeners: Listeners = Some("PLAINTEXT://:9092");
+    "Where Kafka clients connect: NAME://host:port, separated by commas. An empty host is every interface; port 0 is any \
+     free port."
+    "advertised.listeners" => advertised_listeners: Listeners = Some("");
+    "What clients are told to connect to, by listener name. Default: the listener's address, with this machine's host \
+     name in place of a wildcard."
+    "replication.listener" => replication_listener: HostPort = Some(":9142");
+    "Where the other nodes fetch from. Nothing else is served there."
+    "advertised.replication.listener" => advertised_replication_listener: Option<HostPort> = Some("");
+    "What the other nodes are told to fetch from. Default: as for advertised.listeners."
+    "grpc.listener" => grpc_listener: HostPort = Some(":9192");
+    "Where the metadata quorum and the gRPC administration service listen."
+    "advertised.grpc.listener" => advertised_grpc_listener: Option<HostPort> = Some("");
+    "What the other nodes and administrators are told to connect to. Default: as for advertised.listeners."
+    "http.listener" => http_listener: HostPort = Some(":9292");
+    "Where /metrics, /livez and /readyz are served."
+    "grpc.reflection.enable" => grpc_reflection_enable: bool = Some("false");
+    "Whether the gRPC listener describes its services to whoever asks (grpcurl)."
+
+    // Topics
+    "num.partitions" => num_partitions: i32 = Some("1"), 1;
+    "Partitions of a topic whose creator does not say."
+    "default.replication.factor" => default_replication_factor: Option<i16> = Some(""), 1;
+    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes."
+    "auto.create.topics.enable" => auto_create_topics_enable: bool = Some("true");
+    "Whether a client's Metadata request may create the topics it names."
+    "delete.topic.enable" => delete_topic_enable: bool = Some("true");
+    "Whether topics can be deleted."
+
+    // Admission: every limit is finite
+    "socket.request.max.bytes" => socket_request_max_bytes: usize = Some("104857600"), 1024..=2147483647;
+    "The largest request. A connection that announces a larger one is closed."
+    "queued.max.request.bytes" => queued_max_request_bytes: usize = Some("268435456"), 1024;
+    "Memory that requests may hold together. Beyond it connections are not read until others are answered."
+    "max.connections" => max_connections: usize = Some("10000"), 1;
+    "Kafka connections at once; further ones are closed."
+    "max.connections.per.ip" => max_connections_per_ip: usize = Some("5000"), 1;
+    "Kafka connections at once from one address; further ones are closed."
+    "connections.max.idle.ms" => connections_max_idle_ms: Duration = Some("600000"), 1;
+    "A connection without a request for this long is closed."
+    "request.progress.timeout.ms" => request_progress_timeout_ms: Duration = Some("30000"), 1;
+    "A connection is closed when a request that has begun does not go on arriving, or a response is not taken, for this \
+     long."
+
+    // Fetch
+    "fetch.max.bytes" => fetch_max_bytes: u32 = Some("57671680"), 1024..=2147483647;
+    "The most one fetch returns, whatever the client asks; one batch is always returned whole."
+    "max.incremental.fetch.session.cache.slots" => max_incremental_fetch_session_cache_slots: usize = Some("1000"), 0..=1000000;
+    "Incremental fetch sessions kept (KIP-227)."
+
+    // Groups
+    "group.min.session.timeout.ms" => group_min_session_timeout_ms: i32 = Some("6000"), 1;
+    "The shortest session timeout a consumer may ask for."
+    "group.max.session.timeout.ms" => group_max_session_timeout_ms: i32 = Some("1800000"), 1;
+    "The longest session timeout a consumer may ask for."
+    "group.initial.rebalance.delay.ms" => group_initial_rebalance_delay_ms: i32 = Some("3000"), 0;
+    "How long an empty group waits for further members before its first rebalance ends."
+    "group.max.size" => group_max_size: usize = Some("10000"), 1..=2147483647;
+    "Members of one group; further ones are refused."
+    "offsets.retention.minutes" => offsets_retention_minutes: i32 = Some("10080"), 1;
+    "How long the offsets of an empty group are kept."
+    "offsets.retention.check.interval.ms" => offsets_retention_check_interval_ms: Duration = Some("600000"), 1;
+    "How often expired offsets are looked for."
+    "offset.metadata.max.bytes" => offset_metadata_max_bytes: usize = Some("4096"), 0..=1048576;
+    "The longest text a commit may attach to an offset."
+    "offsets.commit.timeout.ms" => offsets_commit_timeout_ms: Duration = Some("5000"), 1;
+    "How long a commit waits for its replicas."
+    "offsets.topic.num.partitions" => offsets_topic_num_partitions: i32 = Some("50"), 1..=10000;
+    "Partitions of __consumer_offsets. Not to be changed once it exists: groups would move."
+    "offsets.topic.replication.factor" => offsets_topic_replication_factor: i16 = Some("3"), 1;
+    "Replicas of __consumer_offsets, at most the number of voters."
+    "offsets.topic.segment.bytes" => offsets_topic_segment_bytes: u32 = Some("104857600"), 4096..=2147483647;
+    "segment.bytes of __consumer_offsets; small, so that it is compacted and loaded quickly."
+
+    // Producers
+    "producer.id.expiration.ms" => producer_id_expiration_ms: i64 = Some("86400000"), 1;
+    "How long the sequence numbers of an idempotent producer that sends nothing are remembered."
+    "producer.id.expiration.check.interval.ms" => producer_id_expiration_check_interval_ms: Duration = Some("600000"), 1;
+    "How often expired producers are looked for."
+
+    // Logs
+    "log.retention.check.interval.ms" => log_retention_check_interval_ms: Duration = Some("300000"), 1;
+    "How often segments to delete are looked for."
+    "log.flush.offset.checkpoint.interval.ms" => log_flush_offset_checkpoint_interval_ms: Duration = Some("60000"), 1;
+    "How often recovery points are written; a restart after a crash checks what lies beyond them."
+    "log.flush.start.offset.checkpoint.interval.ms" => log_flush_start_offset_checkpoint_interval_ms: Duration = Some("60000"), 1;
+    "How often log start offsets are written."
+    "replica.high.watermark.checkpoint.interval.ms" => replica_high_watermark_checkpoint_interval_ms: Duration = Some("5000"), 1;
+    "How often high watermarks are written."
+    "num.recovery.threads.per.data.dir" => num_recovery_threads_per_data_dir: usize = Some("2"), 1..=1024;
+    "Threads that recover logs at start and flush them at a stop."
+    "kittiwake.disk.free.min.bytes" => kittiwake_disk_free_min_bytes: u64 = Some("67108864"), 0;
+    "Free space below which writes are refused (and may be retried), so that metadata still has room."
+
+    // Replication and liveness
+    "replica.lag.time.max.ms" => replica_lag_time_max_ms: Duration = Some("10000"), 1;
+    "A follower that has not caught up for this long leaves the in-sync replicas."
+    "broker.session.timeout.ms" => broker_session_timeout_ms: Duration = Some("3000"), 1;
+    "A node not heard of for this long is fenced; a leader whose own heartbeats go unanswered for this long refuses \
+     writes."
+    "broker.heartbeat.interval.ms" => broker_heartbeat_interval_ms: Duration = Some("500"), 1;
+    "How often a node says that it is alive."
+
+    // Process
+    "kittiwake.worker.threads" => kittiwake_worker_threads: usize = Some("0"), 0..=1024;
+    "Threads that serve connections; 0: one per processor."
+    "kittiwake.cold.read.threads" => kittiwake_cold_read_threads: usize = Some("8"), 1..=1024;
+    "Threads that read from disk what is not in memory, so that nobody else waits for it."
+    "kittiwake.shutdown.timeout.ms" => kittiwake_shutdown_timeout_ms: Duration = Some("30000"), 1;
+    "How long a planned stop may take before the process ends as it is."
+    "log.level" => log_level: String = Some("info");
+    "What is logged: error, warn, info, debug or trace, or per module as RUST_LOG, which goes first."
+    "log.format" => log_format: LogFormat = Some("text");
+    "How it is logged, to standard error: text or json."
+}
+
+/// Text of the keys that have no default, for [`BrokerConfig::default`].
+const SAMPLE: [(&str, &str); 4] = [
+    ("node.id", "0"),
+    ("cluster.id", "local"),
+    ("cluster.voters", "0@localhost:9192"),
+    ("log.dirs", "kittiwake-data"),
+];
+
+impl Default for BrokerConfig {
+    /// Every key at its default; node 0, the only one of its cluster, with its data in `./kittiwake-data`.
+    fn default() -> Self {
+        let given = SAMPLE
+            .into_iter()
+            .map(|(key, value)| (key, value.to_owned()))
+            .collect();
+        Self::from_given(given, TopicDefaults::default(), |_, _, _| ())
+            .expect("the table's defaults are values of their keys: a test reads them")
+    }
+}
+
+impl BrokerConfig {
+    /// The text a key was given in the file or the environment, if it was.
+    pub fn given(&self, key: &str) -> Option<&str> {
+        self.given.get(key).map(String::as_str)
+    }
+
+    /// What clients are told to connect to. `bound_port` tells which port a listener got, `hostname` stands in for
+    /// wildcards.
+    pub fn advertised(
+        &self,
+        bound_port: impl Fn(&str) -> u16,
+        hostname: &str,
+    ) -> Vec<NamedAddress> {
+        let address = |listener: &NamedAddress| match self.advertised_listeners.get(&listener.name)
+        {
+            Some(advertised) => advertised.clone(),
+            None => listener
+                .address
+                .reachable_at(bound_port(&listener.name), hostname),
+        };
+        let named = |listener: &NamedAddress| NamedAddress {
+            name: listener.name.clone(),
+            address: address(listener),
+        };
+        self.listeners.0.iter().map(named).collect()
+    }
+
+    /// Rules between keys: reported as (key, reason).
+    pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let mut refuse = |wrong: bool, key, reason: &str| {
+            if wrong {
+                found.push((key, reason.to_owned()));
+            }
+        };
+        refuse(
+            self.listeners.0.is_empty(),
+            "listeners",
+            "at least one listener is needed",
+        );
+        for advertised in &self.advertised_listeners.0 {
+            let NamedAddress { name, address } = advertised;
+            let unknown = self.listeners.get(name).is_none();
+            refuse(
+                unknown,
+                "advertised.listeners",
+                &format!("there is no listener called {name}"),
+            );
+            let usable = !address.is_wildcard() && address.port != 0;
+            refuse(
+                !usable,
+                "advertised.listeners",
+                &format!("clients cannot connect to {address}"),
+            );
+        }
+        let advertised = [
+            (
+                "advertised.replication.listener",
+                &self.advertised_replication_listener,
+            ),
+            ("advertised.grpc.listener", &self.advertised_grpc_listener),
+        ];
+        for (key, address) in advertised {
+            let unusable = address
+                .as_ref()
+                .is_some_and(|address| address.is_wildcard() || address.port == 0);
+            refuse(
+                unusable,
+                key,
+                "other nodes cannot connect to a wildcard address or port 0",
+            );
+        }
+        for (key, address) in self.shared_addresses() {
+            refuse(true, key, &format!("{address} is used by another listener"));
+        }
+        refuse(
+            self.queued_max_request_bytes < self.socket_request_max_bytes,
+            "queued.max.request.bytes",
+            "it must be at least socket.request.max.bytes, or the largest request could never be read",
+        );
+        refuse(
+            self.group_min_session_timeout_ms > self.group_max_session_timeout_ms,
+            "group.min.session.timeout.ms",
+            "it must be at most group.max.session.timeout.ms",
+        );
+        refuse(
+            self.broker_heartbeat_interval_ms * 2 > self.broker_session_timeout_ms,
+            "broker.heartbeat.interval.ms",
+            "it must be at most half of broker.session.timeout.ms, or one lost heartbeat fences the node",
+        );
+        found
+    }
+
+    /// Listeners on the address of one before them; port 0 never is.
+    fn shared_addresses(&self) -> Vec<(&'static str, &HostPort)> {
+        let kafka = self
+            .listeners
+            .0
+            .iter()
+            .map(|listener| ("listeners", &listener.address));
+        let others = [
+            ("replication.listener", &self.replication_listener),
+            ("grpc.listener", &self.grpc_listener),
+            ("http.listener", &self.http_listener),
+        ];
+        let all: Vec<_> = kafka
+            .chain(others)
+            .filter(|(_, address)| address.port != 0)
+            .collect();
+        let taken = |(index, (_, address)): (usize, &(&str, &HostPort))| {
+            all[..index].iter().any(|(_, other)| {
+                other.port == address.port
+                    && (other.host == address.host || other.is_wildcard() || address.is_wildcard())
+            })
+        };
+        all.iter()
+            .enumerate()
+            .filter(|entry| taken(*entry))
+            .map(|(_, entry)| *entry)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::topic::TOPIC_KEYS;
+
+    #[test]
+    fn every_default_is_a_value_of_its_key() {
+        for key in BROKER_KEYS {
+            if let Some(default) = key.default {
+                assert_eq!(key.validate(default), Ok(()), "{}", key.name);
+            }
+        }
+        assert_eq!(BrokerConfig::default().contradictions(), []);
+    }
+
+    #[test]
+    fn no_key_is_in_the_table_twice_or_in_both_tables() {
+        let topics = TOPIC_KEYS.iter().filter_map(|row| row.broker_key);
+        let mut names: Vec<&str> = BROKER_KEYS
+            .iter()
+            .map(|row| row.name)
+            .chain(topics)
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn clients_are_told_what_is_advertised_else_what_is_bound() {
+        let config = BrokerConfig {
+            listeners: "A://:0,B://127.0.0.1:0,C://:9".parse().unwrap(),
+            advertised_listeners: "C://outside:99".parse().unwrap(),
+            ..BrokerConfig::default()
+        };
+        let told: Vec<String> = config
+            .advertised(|_| 4711, "gull")
+            .iter()
+            .map(NamedAddress::to_string)
+            .collect();
+        assert_eq!(
+            told,
+            ["A://gull:4711", "B://127.0.0.1:4711", "C://outside:99"]
+        );
     }
 }

@@ -419,6 +419,14 @@ pub struct TopicDefaults {
     set: BTreeMap<&'static str, String>,
 }
 
+impl TopicKey {
+    /// Every key of a broker's configuration file that sets its default, the finest first.
+    pub fn broker_keys(&self) -> impl Iterator<Item = &'static str> {
+        let coarser = self.coarser.iter().map(|(name, _)| *name);
+        self.broker_key.into_iter().chain(coarser)
+    }
+}
+
 impl TopicDefaults {
     /// Takes one line of the configuration file. `None` if the key is not about topics.
     pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
@@ -442,7 +450,7 @@ impl TopicDefaults {
                 self.set.insert(name, value.trim().to_owned());
                 Ok(())
             }
-            Err(reason) => Err(format!("invalid value {value:?} for {name}: {reason}")),
+            Err(reason) => Err(reason),
         })
     }
 
