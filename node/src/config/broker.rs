@@ -204,8 +204,8 @@ broker_keys! {
     "How long a commit waits for its replicas."
     "offsets.topic.num.partitions" => offsets_topic_num_partitions: i32 = Some("50"), 1..=10000;
     "Partitions of __consumer_offsets. Not to be changed once it exists: groups would move."
-    "offsets.topic.replication.factor" => offsets_topic_replication_factor: i16 = Some("3"), 1;
-    "Replicas of __consumer_offsets, at most the number of voters."
+    "offsets.topic.replication.factor" => offsets_topic_replication_factor: Option<i16> = Some(""), 1;
+    "Replicas of __consumer_offsets. Default: three, or as many as there are voters."
     "offsets.topic.segment.bytes" => offsets_topic_segment_bytes: u32 = Some("104857600"), 4096..=2147483647;
     "segment.bytes of __consumer_offsets; small, so that it is compacted and loaded quickly."
 
