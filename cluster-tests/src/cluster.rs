@@ -196,10 +196,15 @@ fn config(
         "log.dirs",
         node.data_directory().to_string_lossy().into_owned().into(),
     );
-    set("listeners", local(own.kafka).into());
+    set(
+        "listeners",
+        format!("PLAINTEXT://{}", local(own.kafka)).into(),
+    );
     set("replication.listener", local(own.replication).into());
     set("grpc.listener", local(own.grpc).into());
     set("http.listener", local(own.http).into());
+    // Tests have their members ready; waiting for further ones only costs time.
+    set("group.initial.rebalance.delay.ms", 0.into());
     for (key, value) in extra {
         set(key, value.clone());
     }

@@ -141,6 +141,12 @@ impl Node {
             .stderr(log)
             .current_dir(&self.directory)
             .process_group(0);
+        // The tests' own variables are no configuration keys, and the caller's environment is none of the node's.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("KITTIWAKE_") {
+                command.env_remove(name);
+            }
+        }
         let began = Instant::now();
         self.process = Some(spawn_from_lasting_thread(command)?);
         Ok(began)
