@@ -25,6 +25,15 @@ pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Type
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<Types>;
 
+/// The position of an entry.
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
+    // Who led the term is not part of it: there is one leader per term.
+    LogId::new(
+        openraft::vote::leader_id_std::CommittedLeaderId::new(term),
+        index,
+    )
+}
+
 /// A command on its way through the log; shared, because the log, the replication streams and the
 /// state machine each want it.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,4 +1,5 @@
 //! A quorum of one: what was acknowledged is there after every kind of stop.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

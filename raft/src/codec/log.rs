@@ -10,7 +10,7 @@ use openraft::vote::RaftLeaderId;
 use crate::codec::{CodecError, decode_command, directory_id, encode_command};
 use crate::ids::{BrokerId, DirectoryId};
 use crate::types::{
-    Entry, LeaderId, LogId, MemberNode, Membership, Proposal, StoredMembership, Vote,
+    Entry, LeaderId, LogId, MemberNode, Membership, Proposal, StoredMembership, Vote, log_id,
 };
 
 pub(crate) fn encode_log_id(id: &LogId) -> pb::LogId {
@@ -21,11 +21,7 @@ pub(crate) fn encode_log_id(id: &LogId) -> pb::LogId {
 }
 
 pub(crate) fn decode_log_id(id: &pb::LogId) -> LogId {
-    // Who led the term is not part of a committed id: there is one leader per term.
-    LogId::new(
-        openraft::vote::leader_id_std::CommittedLeaderId { term: id.term },
-        id.index,
-    )
+    log_id(id.term, id.index)
 }
 
 pub(crate) fn encode_vote(vote: &Vote) -> pb::Vote {

@@ -11,6 +11,9 @@ mod partition;
 mod shared_map;
 mod topic;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

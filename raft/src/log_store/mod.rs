@@ -8,6 +8,8 @@ mod store;
 mod writer;
 
 #[cfg(test)]
+mod power_loss;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

@@ -362,7 +362,7 @@ fn check_owner(header: &pb::StoreHeader, path: &Path, owner: &Owner) -> Result<(
     Ok(())
 }
 
-fn open_entry(sealed: &[u8]) -> Result<Entry, CodecError> {
+pub(super) fn open_entry(sealed: &[u8]) -> Result<Entry, CodecError> {
     decode_entry(&pb::Entry::decode(unseal(sealed)?)?)
 }
 

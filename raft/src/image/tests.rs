@@ -1,0 +1,562 @@
+//! Random commands, valid and not, against the rules of the image (FAULT-LAB 2, 7, 8 and 14).
+//!
+//! Beside the image runs a model of the data: which replicas hold every committed record. It knows
+//! nothing of elections; the image must never elect, or keep eligible, a replica that lacks one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::codec::{decode_command, encode_command};
+use crate::command::*;
+use crate::ids::*;
+use crate::image::{ClusterImage, Endpoint, MIN_INSYNC_REPLICAS, Partition};
+use crate::snapshot::Snapshot;
+use crate::types::{StoredMembership, log_id};
+
+const STEPS: u64 = 5_000;
+
+/// Seeds of every run; `KITTIWAKE_SEED` replaces them.
+const SEEDS: [u64; 4] = [1, 2, 3, 4];
+
+type PartitionKey = (TopicId, usize);
+
+/// Per partition, the replicas that hold every committed record.
+type Complete = BTreeMap<PartitionKey, BTreeSet<BrokerId>>;
+
+#[test]
+fn random_commands_keep_the_rules() {
+    let seeds = match std::env::var("KITTIWAKE_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => SEEDS.to_vec(),
+    };
+    for seed in seeds {
+        println!("KITTIWAKE_SEED={seed}");
+        run(seed);
+    }
+}
+
+fn run(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut live = ClusterImage::new("test");
+    let mut replayed = live.clone();
+    let mut complete = Complete::new();
+    let mut accepted = BTreeSet::new();
+    for offset in 1..=STEPS {
+        let command = random_command(&mut random, &live);
+        let before = live.clone();
+        let results = live.apply(offset, &command);
+
+        let record = decode_command(&encode_command(&command)).unwrap();
+        assert_eq!(record, command);
+        assert_eq!(replayed.apply(offset, &record), results);
+        assert_eq!(replayed, live, "replay differs at {offset}: {command:?}");
+
+        if results.iter().all(Result::is_err) {
+            let unchanged = ClusterImage {
+                offset,
+                ..before.clone()
+            };
+            assert_eq!(
+                live, unchanged,
+                "a refused command changed the image: {command:?}"
+            );
+        } else {
+            accepted.insert(command.name());
+        }
+        check_brokers(&before, &live);
+        check_partitions(&before, &live, &command, &mut complete);
+        commit_somewhere(&mut random, &live, &mut complete);
+
+        if random.random_ratio(1, 200) {
+            // Whoever starts from a snapshot must go on like everybody else.
+            let snapshot = Snapshot {
+                last: Some(log_id(1, offset)),
+                membership: StoredMembership::default(),
+                image: live.clone(),
+            };
+            replayed = Snapshot::decode(snapshot.encode()).unwrap().image;
+            assert_eq!(replayed, live, "the snapshot differs at {offset}");
+        }
+    }
+    assert_eq!(
+        accepted.len(),
+        11,
+        "not every kind of command was accepted once: {accepted:?}"
+    );
+}
+
+fn check_brokers(before: &ClusterImage, after: &ClusterImage) {
+    assert!(after.next_producer_id >= before.next_producer_id);
+    for (id, broker) in &after.brokers {
+        if let Some(earlier) = before.broker(*id) {
+            assert!(broker.epoch >= earlier.epoch, "broker epoch went back");
+        }
+        assert!(broker.epoch.0 <= i64::try_from(after.offset).unwrap());
+    }
+}
+
+fn check_partitions(
+    before: &ClusterImage,
+    after: &ClusterImage,
+    command: &Command,
+    complete: &mut Complete,
+) {
+    complete.retain(|(topic, _), _| after.topic(*topic).is_some());
+    for topic in after.topics() {
+        assert_eq!(after.topic_by_name(&topic.name), Some(topic));
+        let min_insync = after.min_insync_replicas(topic);
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            let key = (topic.id, index);
+            let earlier = before
+                .topic(topic.id)
+                .and_then(|topic| topic.partitions.get(index));
+            check_state(after, partition, min_insync);
+            match earlier {
+                None => {
+                    complete.insert(key, partition.isr.iter().copied().collect());
+                }
+                Some(earlier) => {
+                    check_step(earlier, partition);
+                    let holders = complete.get_mut(&key).unwrap();
+                    follow(holders, earlier, partition, command);
+                    for eligible in partition.isr.iter().chain(&partition.elr) {
+                        assert!(
+                            holders.contains(eligible),
+                            "{eligible} lacks committed records: {command:?}\n\
+                             {earlier:?}\n{partition:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_state(image: &ClusterImage, partition: &Partition, min_insync: usize) {
+    let distinct = |brokers: &[BrokerId]| brokers.iter().collect::<BTreeSet<_>>().len();
+    let Partition {
+        replicas,
+        isr,
+        elr,
+        adding,
+        removing,
+        ..
+    } = partition;
+    for set in [replicas, isr, elr, adding, removing] {
+        assert_eq!(distinct(set), set.len(), "{partition:?}");
+        assert!(
+            set.iter().all(|broker| replicas.contains(broker)),
+            "{partition:?}"
+        );
+    }
+    assert!(
+        isr.iter()
+            .all(|broker| !image.broker(*broker).unwrap().fenced),
+        "{partition:?}"
+    );
+    assert!(
+        isr.iter().all(|broker| !elr.contains(broker)),
+        "{partition:?}"
+    );
+    if isr.len() >= min_insync.min(replicas.len()) {
+        assert!(elr.is_empty(), "{partition:?}");
+    }
+    match partition.leader {
+        Some(leader) => {
+            assert!(isr.contains(&leader), "{partition:?}");
+            assert_eq!(partition.last_known_leader, None, "{partition:?}");
+        }
+        None => {
+            assert!(isr.is_empty(), "{partition:?}");
+            let eligible = |broker: &&BrokerId| !image.broker(**broker).unwrap().fenced;
+            assert_eq!(
+                elr.iter().find(eligible),
+                None,
+                "nobody was elected: {partition:?}"
+            );
+        }
+    }
+}
+
+fn check_step(before: &Partition, after: &Partition) {
+    assert!(
+        after.leader_epoch >= before.leader_epoch,
+        "{before:?} {after:?}"
+    );
+    assert!(
+        after.partition_epoch >= before.partition_epoch,
+        "{before:?} {after:?}"
+    );
+    if after.leader != before.leader {
+        assert!(
+            after.leader_epoch > before.leader_epoch,
+            "{before:?} {after:?}"
+        );
+    }
+    if after != before {
+        assert!(
+            after.partition_epoch > before.partition_epoch,
+            "{before:?} {after:?}"
+        );
+    }
+}
+
+/// What the change means for the data.
+fn follow(
+    holders: &mut BTreeSet<BrokerId>,
+    before: &Partition,
+    after: &Partition,
+    command: &Command,
+) {
+    holders.retain(|broker| after.replicas.contains(broker));
+    if let Command::RegisterBroker(request) = command
+        && before.partition_epoch != after.partition_epoch
+        && !after.elr.contains(&request.broker)
+    {
+        // Only what the image concluded from the registration counts here; that it concludes
+        // rightly is in `what_a_broker_keeps_decides_whether_it_stays_eligible`.
+        holders.remove(&request.broker);
+    }
+    let Some(leader) = after.leader else { return };
+    let eligible = before.isr.contains(&leader) || before.elr.contains(&leader);
+    if before.leader.is_none() && !eligible {
+        // An unclean election: what the new leader has is what is committed from now on.
+        holders.clear();
+        holders.insert(leader);
+    }
+    if matches!(command, Command::AlterPartitions(_)) {
+        // Whoever is asked into the ISR has everything. No other command may let anybody in.
+        holders.extend(&after.isr);
+    }
+}
+
+/// The high watermark advances where it may: everybody outside the ISR lacks the new record.
+fn commit_somewhere(random: &mut StdRng, image: &ClusterImage, complete: &mut Complete) {
+    for topic in image.topics() {
+        let min_insync = image.min_insync_replicas(topic);
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            if partition.leader.is_some()
+                && partition.isr.len() >= min_insync.min(partition.replicas.len())
+                && random.random_ratio(1, 2)
+            {
+                let holders = complete.get_mut(&(topic.id, index)).unwrap();
+                holders.retain(|broker| partition.isr.contains(broker));
+            }
+        }
+    }
+}
+
+fn random_command(random: &mut StdRng, image: &ClusterImage) -> Command {
+    let broker = random_broker(random);
+    let epoch = match image.broker(broker) {
+        Some(registered) if random.random_ratio(9, 10) => registered.epoch,
+        _ => BrokerEpoch(random.random_range(0..50)),
+    };
+    match random.random_range(0..100) {
+        0..10 => Command::RegisterBroker(random_registration(random, image, broker)),
+        10..22 => Command::FenceBroker { broker, epoch },
+        22..40 => Command::UnfenceBroker { broker, epoch },
+        40..44 => Command::DrainBroker {
+            broker,
+            epoch,
+            draining: random.random(),
+        },
+        44..46 => Command::UnregisterBroker { broker },
+        46..54 => Command::CreateTopics(several(random, random_topic)),
+        54..57 => Command::DeleteTopics(vec![pick_topic(random, image)]),
+        57..61 => Command::CreatePartitions(vec![NewPartitions {
+            topic: pick_topic(random, image),
+            existing: random.random_range(0..4),
+            partitions: several(random, random_replicas),
+        }]),
+        61..90 => Command::AlterPartitions(several(random, |random| random_change(random, image))),
+        90..98 => Command::AlterConfigs(vec![random_config(random)]),
+        _ => Command::AllocateProducerIds {
+            broker,
+            epoch,
+            count: random.random_range(-1..1000),
+        },
+    }
+}
+
+fn several<T>(random: &mut StdRng, mut one: impl FnMut(&mut StdRng) -> T) -> Vec<T> {
+    (0..random.random_range(1..4))
+        .map(|_| one(random))
+        .collect()
+}
+
+fn random_broker(random: &mut StdRng) -> BrokerId {
+    BrokerId(random.random_range(0..6))
+}
+
+fn random_replicas(random: &mut StdRng) -> Vec<BrokerId> {
+    (0..random.random_range(0..4))
+        .map(|_| random_broker(random))
+        .collect()
+}
+
+fn random_id(random: &mut StdRng) -> [u8; 16] {
+    random.random_range(1..u128::MAX).to_be_bytes()
+}
+
+fn random_registration(
+    random: &mut StdRng,
+    image: &ClusterImage,
+    broker: BrokerId,
+) -> RegisterBroker {
+    let earlier = image.broker(broker);
+    let directory_id = match earlier {
+        Some(earlier) if random.random_ratio(9, 10) => earlier.directory_id,
+        _ => DirectoryId::from_bytes(random_id(random)).unwrap(),
+    };
+    let incarnation_id = match earlier {
+        Some(earlier) if random.random_ratio(1, 10) => earlier.incarnation_id,
+        _ => IncarnationId::from_bytes(random_id(random)).unwrap(),
+    };
+    RegisterBroker {
+        broker,
+        incarnation_id,
+        directory_id,
+        endpoints: vec![Endpoint {
+            listener: "PLAINTEXT".into(),
+            host: "localhost".into(),
+            port: random.random_range(0..3),
+        }],
+        rack: random.random_ratio(1, 2).then(|| "a".into()),
+        last_stop: match random.random_range(0..4) {
+            0 => LastStop::Lossy,
+            1 => LastStop::Killed,
+            _ => LastStop::Clean(earlier.map_or(BrokerEpoch(0), |earlier| earlier.epoch)),
+        },
+    }
+}
+
+fn random_topic(random: &mut StdRng) -> NewTopic {
+    let names = ["a", "b", "c", "a.b", "a_b", "d", ".", "", "not legal"];
+    let mut configs = BTreeMap::new();
+    if random.random_ratio(1, 4) {
+        configs.insert(
+            MIN_INSYNC_REPLICAS.into(),
+            random.random_range(0..4).to_string(),
+        );
+    }
+    NewTopic {
+        name: names[random.random_range(0..names.len())].into(),
+        id: TopicId::from_bytes(random_id(random)).unwrap(),
+        configs,
+        partitions: several(random, random_replicas),
+    }
+}
+
+fn pick_topic(random: &mut StdRng, image: &ClusterImage) -> TopicId {
+    let index = random.random_range(0..image.topic_count() + 1);
+    let known = image.topics().nth(index).map(|topic| topic.id);
+    known.unwrap_or_else(|| TopicId::from_bytes(random_id(random)).unwrap())
+}
+
+fn random_change(random: &mut StdRng, image: &ClusterImage) -> PartitionChange {
+    let topic = pick_topic(random, image);
+    let partition = random.random_range(0..3);
+    let state = image.partition(topic, partition);
+    let current = state.map_or(PartitionEpoch(0), |state| state.partition_epoch);
+    let requester = state
+        .filter(|_| random.random_ratio(1, 2))
+        .and_then(|state| {
+            let broker = state.leader?;
+            Some(Requester {
+                broker,
+                broker_epoch: image.broker(broker)?.epoch,
+                leader_epoch: state.leader_epoch - i32::from(random.random_ratio(1, 10)),
+            })
+        });
+    let replicas = || state.map_or(Vec::new(), |state| state.replicas.clone());
+    let mut isr: Vec<BrokerId> = replicas();
+    isr.retain(|broker| {
+        state.is_some_and(|state| state.leader == Some(*broker)) || random.random_ratio(2, 3)
+    });
+    let isr = isr
+        .into_iter()
+        .map(|broker| IsrMember {
+            broker,
+            broker_epoch: image.broker(broker).map(|broker| broker.epoch),
+        })
+        .collect();
+    let reassignment = Reassignment {
+        replicas: random_replicas(random),
+        adding: Vec::new(),
+        removing: Vec::new(),
+    };
+    PartitionChange {
+        topic,
+        partition,
+        partition_epoch: if random.random_ratio(9, 10) {
+            current
+        } else {
+            PartitionEpoch(0)
+        },
+        requester,
+        isr: random.random_ratio(2, 3).then_some(isr),
+        leader: match random.random_range(0..6) {
+            0 => Some(Election::Clean(random_broker(random))),
+            1 => Some(Election::Unclean(random_broker(random))),
+            _ => None,
+        },
+        replicas: random.random_ratio(1, 6).then_some(reassignment),
+    }
+}
+
+fn random_config(random: &mut StdRng) -> ConfigChange {
+    let resource = match random.random_range(0..3) {
+        0 => ConfigResource::Broker(None),
+        1 => ConfigResource::Broker(Some(random_broker(random))),
+        _ => ConfigResource::Topic(["a", "b", "c"][random.random_range(0..3)].into()),
+    };
+    let key = [MIN_INSYNC_REPLICAS, "retention.ms"][random.random_range(0..2)].to_owned();
+    if random.random_ratio(1, 3) {
+        return ConfigChange {
+            resource,
+            set: Vec::new(),
+            remove: vec![key],
+        };
+    }
+    let value = random.random_range(0..4).to_string();
+    ConfigChange {
+        resource,
+        set: vec![(key, value)],
+        remove: Vec::new(),
+    }
+}
+
+/// One partition on brokers 1 and 2, led by 1, and registrations of both.
+fn two_replicas() -> (ClusterImage, TopicId, u64) {
+    let mut image = ClusterImage::new("test");
+    let mut offset = 0;
+    let mut apply = |image: &mut ClusterImage, command: &Command| {
+        offset += 1;
+        assert!(
+            image.apply(offset, command).iter().all(Result::is_ok),
+            "{command:?}"
+        );
+        offset
+    };
+    for number in [1, 2] {
+        let epoch = apply(
+            &mut image,
+            &Command::RegisterBroker(registration(number, 1)),
+        );
+        let epoch = BrokerEpoch(i64::try_from(epoch).unwrap());
+        apply(
+            &mut image,
+            &Command::UnfenceBroker {
+                broker: BrokerId(number),
+                epoch,
+            },
+        );
+    }
+    let topic = TopicId::random();
+    let new = NewTopic {
+        name: "t".into(),
+        id: topic,
+        configs: BTreeMap::new(),
+        partitions: vec![vec![BrokerId(1), BrokerId(2)]],
+    };
+    let last = apply(&mut image, &Command::CreateTopics(vec![new]));
+    (image, topic, last)
+}
+
+fn registration(broker: i32, directory: u8) -> RegisterBroker {
+    RegisterBroker {
+        broker: BrokerId(broker),
+        incarnation_id: IncarnationId::random(),
+        directory_id: DirectoryId::from_bytes([directory * 16 + broker as u8; 16]).unwrap(),
+        endpoints: vec![Endpoint {
+            listener: "A".into(),
+            host: "h".into(),
+            port: 1,
+        }],
+        rack: None,
+        last_stop: LastStop::Killed,
+    }
+}
+
+/// Name, how it stopped, its directory, who is then eligible, who leads once it is unfenced.
+type Restart = (&'static str, LastStop, u8, &'static [i32], Option<i32>);
+
+#[test]
+fn what_a_broker_keeps_decides_whether_it_stays_eligible() {
+    let cases: [Restart; 5] = [
+        ("clean", LastStop::Clean(BrokerEpoch(1)), 1, &[1], Some(1)),
+        (
+            "clean, but an earlier life",
+            LastStop::Clean(BrokerEpoch(0)),
+            1,
+            &[],
+            Some(1),
+        ),
+        ("killed", LastStop::Killed, 1, &[1], Some(1)),
+        ("lossy", LastStop::Lossy, 1, &[], Some(1)),
+        ("another directory", LastStop::Killed, 2, &[], None),
+    ];
+    for (name, last_stop, directory, elr, elected) in cases {
+        let (mut image, topic, mut offset) = two_replicas();
+        // Broker 2 is fenced and loses its directory: broker 1 is all there is.
+        let mut second = registration(2, 2);
+        second.last_stop = LastStop::Lossy;
+        offset += 1;
+        image.apply(offset, &Command::RegisterBroker(second));
+        let alone = image.partition(topic, 0).unwrap();
+        assert_eq!(
+            (&alone.isr[..], &alone.elr[..]),
+            (&[BrokerId(1)][..], &[][..])
+        );
+
+        let mut first = registration(1, directory);
+        first.last_stop = last_stop;
+        offset += 1;
+        image.apply(offset, &Command::RegisterBroker(first));
+        let fenced = image.partition(topic, 0).unwrap();
+        let eligible: Vec<i32> = fenced.elr.iter().map(|broker| broker.0).collect();
+        assert_eq!((fenced.leader, &eligible[..]), (None, elr), "{name}");
+
+        let epoch = image.broker(BrokerId(1)).unwrap().epoch;
+        offset += 1;
+        image.apply(
+            offset,
+            &Command::UnfenceBroker {
+                broker: BrokerId(1),
+                epoch,
+            },
+        );
+        let after = image.partition(topic, 0).unwrap();
+        assert_eq!(after.leader, elected.map(BrokerId), "{name}");
+    }
+}
+
+#[test]
+fn fencing_a_broker_moves_its_leaderships_in_one_entry() {
+    let (mut image, topic, offset) = two_replicas();
+    let before = image.partition(topic, 0).unwrap().clone();
+    assert_eq!(before.leader, Some(BrokerId(1)));
+    let epoch = image.broker(BrokerId(1)).unwrap().epoch;
+    image.apply(
+        offset + 1,
+        &Command::FenceBroker {
+            broker: BrokerId(1),
+            epoch,
+        },
+    );
+    let after = image.partition(topic, 0).unwrap();
+    assert_eq!(
+        (after.leader, &after.isr[..]),
+        (Some(BrokerId(2)), &[BrokerId(2)][..])
+    );
+    assert_eq!(
+        after.elr,
+        [BrokerId(1)],
+        "below min.insync.replicas it stays eligible"
+    );
+    assert_eq!(after.leader_epoch, before.leader_epoch + 1);
+    assert_eq!(after.partition_epoch.0, before.partition_epoch.0 + 1);
+}
