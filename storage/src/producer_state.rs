@@ -97,6 +97,8 @@ pub struct ProducerEntry {
     pub last_sequence: i32,
     /// Offset of its last record.
     pub last_offset: Option<Offset>,
+    /// Its last batch's last offset less its base offset.
+    pub last_offset_delta: i32,
     /// Largest timestamp of its last batch, ms since 1970.
     pub timestamp: i64,
     /// Where its open transaction begins.
@@ -174,6 +176,7 @@ impl Producer {
             epoch: self.epoch,
             last_sequence: self.last_sequence(),
             last_offset: self.batches.back().map(|batch| batch.last_offset),
+            last_offset_delta: self.batches.back().map_or(0, |batch| batch.offset_delta),
             timestamp: self.timestamp,
             transaction_start: self.transaction_start,
         }
