@@ -7,15 +7,18 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::log::Log;
 
-/// Handle on the thread, which ends when the last handle has gone.
+/// Handle on the thread.
 #[derive(Debug)]
 pub(crate) struct Background {
     queue: Sender<Job>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Something that may take as long as a disk does.
@@ -25,6 +28,8 @@ pub(crate) enum Job {
     Flush(Weak<Log>),
     /// Remove a file or a directory tree, which has been renamed out of the way, after a while.
     Remove { path: PathBuf, delay: Duration },
+    /// End the thread, after what was submitted before.
+    Stop,
 }
 
 impl Background {
@@ -34,10 +39,23 @@ impl Background {
     /// clone(2).
     pub(crate) fn start() -> io::Result<Self> {
         let (queue, jobs) = channel();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("log-background".into())
             .spawn(move || serve(&jobs))?;
-        Ok(Self { queue })
+        Ok(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Waits until the thread has ended: it touches no file afterwards. What waits for its delay
+    /// is removed at the next start.
+    pub(crate) fn stop(&self) {
+        if let Some(thread) = self.thread.lock().take() {
+            // Either fails only when the thread is gone already.
+            let _ = self.queue.send(Job::Stop);
+            let _ = thread.join();
+        }
     }
 
     /// Queues `job`. When the thread has gone the job is left undone: what it would have flushed
@@ -65,7 +83,7 @@ fn serve(jobs: &Receiver<Job>) {
             }
             Ok(Job::Remove { path, delay }) => doomed.push((Instant::now() + delay, path)),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         let now = Instant::now();
         for (_, path) in doomed.extract_if(.., |(due, _)| *due <= now) {

@@ -72,6 +72,12 @@ impl Disk {
         self.free_floor_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Ends the threads. What they would have done counts as not done.
+    pub(crate) fn stop(&self) {
+        self.populator.stop();
+        self.background.stop();
+    }
+
     pub(crate) fn populator(&self) -> &Populator {
         &self.populator
     }

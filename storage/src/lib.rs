@@ -31,7 +31,13 @@ mod tail;
 mod time_index;
 
 #[cfg(test)]
+mod log_dir_tests;
+#[cfg(test)]
 mod log_tests;
+#[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod test_support;
 

@@ -600,6 +600,13 @@ impl LogDir {
     }
 }
 
+impl Drop for LogDir {
+    /// The threads end before the lock is given up: another process may be waiting for it.
+    fn drop(&mut self) {
+        self.disk.stop();
+    }
+}
+
 impl Checkpoints {
     fn read(path: &Path) -> io::Result<Self> {
         Ok(Self {

@@ -8,7 +8,9 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
-use std::thread;
+use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
 
 use crate::append_file::{AppendFile, WINDOW_MAX, WINDOW_MIN};
 
@@ -17,10 +19,17 @@ const QUEUE_MAX: usize = 1024;
 /// Mapped pages of all windows together: most of what a busy broker has resident.
 const WINDOWS_BYTES_MAX: u64 = 12 << 20;
 
-/// Handle on the thread, which ends when the last handle has gone.
+/// Handle on the thread.
 #[derive(Debug)]
 pub(crate) struct Populator {
-    queue: SyncSender<Weak<AppendFile>>,
+    queue: SyncSender<Request>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Prepare(Weak<AppendFile>),
+    Stop,
 }
 
 impl Populator {
@@ -30,16 +39,29 @@ impl Populator {
     /// clone(2).
     pub(crate) fn start() -> std::io::Result<Self> {
         let (queue, requests) = sync_channel(QUEUE_MAX);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("log-populate".into())
             .spawn(move || Windows::default().serve(&requests))?;
-        Ok(Self { queue })
+        Ok(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Asks for pages in front of `file`. Never waits.
     pub(crate) fn request(&self, file: &Arc<AppendFile>) {
-        if self.queue.try_send(Arc::downgrade(file)).is_err() {
+        let request = Request::Prepare(Arc::downgrade(file));
+        if self.queue.try_send(request).is_err() {
             file.request_dropped();
+        }
+    }
+
+    /// Waits until the thread has ended: it touches no file afterwards.
+    pub(crate) fn stop(&self) {
+        if let Some(thread) = self.thread.lock().take() {
+            // Either fails only when the thread is gone already.
+            let _ = self.queue.send(Request::Stop);
+            let _ = thread.join();
         }
     }
 }
@@ -59,9 +81,9 @@ struct Window {
 }
 
 impl Windows {
-    fn serve(&mut self, requests: &Receiver<Weak<AppendFile>>) {
-        while let Ok(request) = requests.recv() {
-            if let Some(file) = request.upgrade() {
+    fn serve(&mut self, requests: &Receiver<Request>) {
+        while let Ok(Request::Prepare(file)) = requests.recv() {
+            if let Some(file) = file.upgrade() {
                 self.prepare(&file);
             }
         }

@@ -132,9 +132,11 @@ pub(crate) fn recover(directory: &Directory, known: Known) -> Result<Recovered, 
         recovery_point: known.recovery_point,
         what,
     };
+    // The segment of the last flushed record: flushed while it was active, it may have been sealed
+    // since and still carry its allocated zeros.
     let from = listing
         .segments
-        .partition_point(|(base, _)| *base <= known.recovery_point)
+        .partition_point(|(base, _)| *base < known.recovery_point)
         .saturating_sub(1);
     // Files go only after the log start that no longer needs them is checkpointed.
     if first > known.log_start {
@@ -564,8 +566,9 @@ impl Scan {
             target.write_all(&buffer[..piece])?;
             at += piece as u64;
         }
+        // The zeros after it may be a record's: they are kept as a hole.
+        target.set_len(len - position)?;
         target.sync_all()?;
-        self.report.zeros_cut += len - last - 1;
         self.report.set_aside.push(target_path);
         Ok(())
     }

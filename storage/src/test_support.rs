@@ -7,12 +7,22 @@ use uuid::Uuid;
 
 use crate::records::RecordsBuilder;
 use crate::{
-    Appended, BatchOrigin, BatchRules, Compression, LeaderEpoch, Log, LogConfig, LogDir,
-    LogDirOptions, Offset, TimestampType, validate,
+    Appended, BatchOrigin, BatchRules, Compression, LeaderEpoch, Loaded, LoadedLog, Log, LogConfig,
+    LogDir, LogDirOptions, Offset, TimestampType, validate,
 };
 
 pub(crate) const TOPIC: &str = "orders";
 pub(crate) const EPOCH: LeaderEpoch = LeaderEpoch(3);
+
+/// The seed of a random-step test: a fixed one, or `KITTIWAKE_SEED`.
+pub(crate) fn seed(fixed: u64) -> u64 {
+    let seed = std::env::var("KITTIWAKE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(fixed);
+    println!("KITTIWAKE_SEED={seed}");
+    seed
+}
 
 pub(crate) fn rules() -> BatchRules {
     BatchRules {
@@ -79,6 +89,35 @@ pub(crate) fn options(root: &Path) -> LogDirOptions {
 /// The data directory in `root`.
 pub(crate) fn open_dir(root: &Path) -> LogDir {
     LogDir::open(&root.join("data"), &options(root)).unwrap()
+}
+
+pub(crate) fn load(dir: &LogDir, config: LogConfig) -> Loaded {
+    dir.load(|_, _| config, 2, 0).unwrap()
+}
+
+/// Loads a directory with one log, which must be sound.
+pub(crate) fn load_one(dir: &LogDir, config: LogConfig) -> LoadedLog {
+    let mut loaded = load(dir, config);
+    assert!(loaded.failed.is_empty(), "{:?}", loaded.failed);
+    loaded.logs.pop().expect("a log")
+}
+
+/// Copies the directory tree `from` to `to`: what a `kill -9` at this moment would leave.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            match std::fs::copy(entry.path(), target) {
+                // A temporary file of the background thread, renamed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                result => drop(result.unwrap()),
+            }
+        }
+    }
 }
 
 pub(crate) fn create(dir: &LogDir, config: LogConfig) -> Arc<Log> {

@@ -1,0 +1,204 @@
+//! Whose a directory is, and what it does with the logs in it.
+
+use std::fs;
+
+use uuid::Uuid;
+
+use crate::test_support::*;
+use crate::{
+    Checkpoint, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset, validate,
+};
+
+#[test]
+fn one_process_at_a_time() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let second = LogDir::open(dir.path(), &options(root.path()));
+    assert!(matches!(second, Err(LogDirError::InUse(_))));
+    let id = dir.directory_id();
+    drop(dir);
+    assert_eq!(open_dir(root.path()).directory_id(), id);
+}
+
+#[test]
+fn a_directory_of_someone_else_or_of_the_future_is_refused_and_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open_dir(root.path()));
+    let meta = root.path().join("data/meta.properties");
+    let text = fs::read_to_string(&meta).unwrap();
+    let open =
+        |options: LogDirOptions| LogDir::open(&root.path().join("data"), &options).unwrap_err();
+    let error = open(LogDirOptions {
+        cluster_id: "other".into(),
+        ..options(root.path())
+    });
+    assert!(
+        error
+            .to_string()
+            .ends_with("belongs to cluster.id test-cluster, not other"),
+        "{error}"
+    );
+    let error = open(LogDirOptions {
+        node_id: 2,
+        ..options(root.path())
+    });
+    assert!(
+        error.to_string().ends_with("belongs to node.id 1, not 2"),
+        "{error}"
+    );
+    fs::write(&meta, text.replace("version=1", "version=2")).unwrap();
+    let error = open(options(root.path()));
+    assert!(matches!(error, LogDirError::NewerFormat { .. }), "{error}");
+    assert_eq!(
+        fs::read_to_string(&meta).unwrap(),
+        text.replace("version=1", "version=2")
+    );
+    fs::remove_file(&meta).unwrap();
+    fs::create_dir(root.path().join("data/orders-0")).unwrap();
+    assert!(matches!(
+        open(options(root.path())),
+        LogDirError::Unclaimed(_)
+    ));
+    assert!(!meta.exists());
+}
+
+#[test]
+fn a_stop_is_told_by_marker_and_boot() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    assert_eq!(dir.last_stop(), LastStop::New);
+    dir.shutdown_clean(41, &Checkpoint::new(), 1).unwrap();
+    drop(dir);
+    assert_eq!(
+        open_dir(root.path()).last_stop(),
+        LastStop::Clean { broker_epoch: 41 }
+    );
+    assert_eq!(open_dir(root.path()).last_stop(), LastStop::Killed);
+    fs::write(root.path().join("boot_id"), "boot-2\n").unwrap();
+    assert_eq!(open_dir(root.path()).last_stop(), LastStop::Lossy);
+    assert_eq!(open_dir(root.path()).last_stop(), LastStop::Killed);
+}
+
+#[test]
+fn high_watermarks_come_back_within_the_log() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, LogConfig::default());
+    for _ in 0..9 {
+        append(&log, &batch(1, &[b"x"]));
+    }
+    let key = log.partition().clone();
+    dir.write_checkpoints(&Checkpoint::from([(key.clone(), Offset(4))]))
+        .unwrap();
+    // A log that is not mentioned keeps its last.
+    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    drop((dir, log));
+    let dir = open_dir(root.path());
+    assert_eq!(
+        load_one(&dir, LogConfig::default()).high_watermark,
+        Offset(4)
+    );
+    dir.write_checkpoints(&Checkpoint::from([(key, Offset(99))]))
+        .unwrap();
+    drop(dir);
+    let dir = open_dir(root.path());
+    assert_eq!(
+        load_one(&dir, LogConfig::default()).high_watermark,
+        Offset(9)
+    );
+}
+
+#[test]
+fn a_topic_created_again_under_its_name_inherits_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(
+        &dir,
+        LogConfig {
+            file_delete_delay_ms: 0,
+            ..LogConfig::default()
+        },
+    );
+    for _ in 0..9 {
+        append(&log, &batch(1, &[b"x"]));
+    }
+    log.flush().unwrap();
+    dir.write_checkpoints(&Checkpoint::from([(log.partition().clone(), Offset(9))]))
+        .unwrap();
+    let slice = log
+        .read(Offset(0), Offset(9), 1 << 20, true)
+        .unwrap()
+        .remove(0);
+    dir.delete_log(log.partition()).unwrap();
+    let bytes = batch(1, &[b"x"]);
+    assert!(
+        log.append(&validate(&bytes, &rules(), 0).unwrap(), EPOCH, 0)
+            .is_err()
+    );
+    assert_eq!(slice.read().unwrap().len(), slice.length() as usize);
+    let again = dir
+        .create_log(TOPIC, Uuid::from_u128(8), 0, LogConfig::default())
+        .unwrap();
+    assert_eq!(again.log_end_offset(), Offset(0));
+    drop((dir, log, again));
+    let dir = open_dir(root.path());
+    let loaded = load_one(&dir, LogConfig::default());
+    assert_eq!(loaded.log.topic_id(), Uuid::from_u128(8));
+    assert_eq!(
+        (loaded.log.log_end_offset(), loaded.high_watermark),
+        (Offset(0), Offset(0))
+    );
+    let names = fs::read_dir(root.path().join("data")).unwrap();
+    let deleted = names.filter(|entry| {
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .ends_with("-delete")
+    });
+    assert_eq!(deleted.count(), 0);
+}
+
+#[test]
+fn strays_are_kept_out_of_the_way() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, LogConfig::default());
+    append(&log, &batch(1, &[b"x"]));
+    let kept = dir.set_stray(log.partition()).unwrap().unwrap();
+    assert!(
+        kept.join("00000000000000000000.log")
+            .metadata()
+            .unwrap()
+            .len()
+            > 0
+    );
+    drop((dir, log));
+    let dir = open_dir(root.path());
+    let loaded = load(&dir, LogConfig::default());
+    assert!(loaded.logs.is_empty() && loaded.failed.is_empty());
+    assert!(kept.exists());
+}
+
+#[test]
+fn below_the_free_space_floor_appends_fail_reads_go_on_and_it_recovers() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, small_segments());
+    append(&log, &batch(1, &[b"first"]));
+    dir.set_free_floor_bytes(u64::MAX / 2);
+    let bytes = sized_batch(1, 1, 1000);
+    let valid = validate(&bytes, &rules(), 0).unwrap();
+    let refused = (0..200).find_map(|_| log.append(&valid, EPOCH, 0).err());
+    assert!(matches!(refused, Some(crate::AppendError::DiskFull)));
+    let end = log.log_end_offset();
+    assert!(!read(&log, Offset(0), end).is_empty());
+    dir.set_free_floor_bytes(0);
+    assert_eq!(append(&log, &bytes).base_offset, end);
+    assert_eq!(
+        crate::records::batches(&read(&log, Offset(0), end + 1)).count() as i64,
+        end.0 + 1
+    );
+}
