@@ -1,4 +1,7 @@
 //! The node: listeners, Kafka APIs, partitions, coordinators, administration.
+//!
+//! A produce goes `wire` → `api::produce` → `partition` → storage and back; a fetch goes `wire` → `api::fetch` →
+//! `partition` → storage (slice) → `wire::send_plan` → `sendfile`. Nothing points backwards.
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -6,3 +9,4 @@ pub mod config;
 pub mod controller;
 pub mod coordinator;
 pub mod metrics;
+pub mod wire;

@@ -1,0 +1,314 @@
+//! Fetch 4–18: record bytes to consumers, as slices of log files.
+//!
+//! A fetch is answered at once when it has an error, asks for nothing, may not wait, meets `min_bytes`, or finds a
+//! diverging epoch; else it waits for the high watermarks of its partitions, no longer than `max_wait_ms`. Consumers read
+//! to the high watermark, read_committed ones to the last stable offset; both are batch boundaries, so both take the
+//! zero-copy path. A `replica_id` in a request on a client listener does not make a follower (CVE-2018-1288).
+//!
+//! **Size.** Partitions are served in request order out of one budget of `max_bytes`; the first that has records returns
+//! at least one whole batch even over it. **Epochs.** The client's current leader epoch is checked (KIP-320), and the
+//! epoch of its last record against our history (KIP-595). **Offsets.** OFFSET_OUT_OF_RANGE is judged against log start
+//! and log end; between high watermark and log end the answer is empty. **Sessions** are KIP-227's, see [`session`].
+//!
+//! **Disk.** Finding an offset in the active segment needs no disk; in older segments it may, and is then done off the
+//! async workers.
+
+mod response;
+mod session;
+
+pub use session::SessionCache;
+
+use kafka_wire::FetchRequest;
+use kittiwake_raft::TopicId;
+use kittiwake_storage::{LeaderEpoch, Offset, ReadError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+use self::response::{Endpoint, Partition, Response, Topic};
+use self::session::{Content, FetchContext, NO_SESSION, Told, Wanted};
+use super::{Admitted, ErrorCode, RequestContext, STRUCT_EXPANSION_MAX, decode};
+use crate::broker::now_ms;
+use crate::partition::{self, FetchWaiter};
+use crate::wire::Reply;
+use crate::wire::send_plan::SendPlan;
+
+const TOPIC_IDS_FROM: i16 = 13;
+const READ_COMMITTED: i8 = 1;
+
+/// A wait is never longer than this, whatever the client asks.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
+    let request = match decode::<FetchRequest>(&admitted, STRUCT_EXPANSION_MAX) {
+        Ok(request) => request,
+        Err(reason) => return Reply::Close(reason),
+    };
+    let version = admitted.header.api_version;
+    let correlation_id = admitted.header.correlation_id;
+    let context = {
+        let fresh_id = rand::random_range(1..=i32::MAX);
+        ctx.broker.fetch_sessions.lock().begin(&request, version, now_ms(), fresh_id)
+    };
+    let context = match context {
+        Ok(context) => context,
+        Err(error) => {
+            let failed = Response { error: Some(error), ..Response::default() };
+            return Reply::Ready(response::encode(failed, correlation_id, version));
+        }
+    };
+    let fetch = Fetch { deadline: deadline(&request), terms: Terms::new(&ctx, &request, version), ctx, correlation_id, context };
+    match fetch.read(Lane::Inline) {
+        Ok(found) if fetch.is_satisfied(&found) => Reply::Ready(fetch.finish(found)),
+        Ok(_) | Err(NeedsDisk) => Reply::Later(Box::pin(async move { Ok(Arc::new(fetch).later().await) })),
+    }
+}
+
+fn deadline(request: &FetchRequest) -> Option<Instant> {
+    let wait_ms = u64::try_from(request.max_wait_ms).ok().filter(|&wait_ms| wait_ms > 0)?;
+    Some(Instant::now() + Duration::from_millis(wait_ms).min(WAIT_MAX))
+}
+
+/// How much a fetch wants and may see.
+struct Terms {
+    version: i16,
+    bytes_min: usize,
+    bytes_max: usize,
+    read_committed: bool,
+}
+
+impl Terms {
+    fn new(ctx: &RequestContext, request: &FetchRequest, version: i16) -> Self {
+        Self {
+            version,
+            bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
+            bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.broker.fetch_bytes_max()),
+            read_committed: request.isolation_level == READ_COMMITTED,
+        }
+    }
+}
+
+/// Where offsets may be looked up.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Lane {
+    /// On an async worker: only what needs no disk.
+    Inline,
+    /// On the blocking pool.
+    Disk,
+}
+
+/// An offset in a segment whose index or headers may have to be read from disk.
+struct NeedsDisk;
+
+/// One fetch request under way.
+struct Fetch {
+    ctx: RequestContext,
+    correlation_id: i32,
+    context: FetchContext,
+    terms: Terms,
+    /// Until when it may wait; none where it may not.
+    deadline: Option<Instant>,
+}
+
+/// What was found for a partition, in the order wanted.
+type Found = Vec<Partition>;
+
+impl Fetch {
+    /// Waits until the fetch is satisfied or its time is up, and answers.
+    async fn later(self: Arc<Self>) -> SendPlan {
+        let waiter = FetchWaiter::new();
+        let registrations: Vec<_> = self
+            .context
+            .wanted
+            .iter()
+            .filter_map(|wanted| self.partition(wanted).ok())
+            .map(|partition| waiter.wait_for(&partition))
+            .collect();
+        loop {
+            let found = self.read_anywhere().await;
+            let Some(deadline) = self.deadline else { return self.finish(found) };
+            if self.is_satisfied(&found) {
+                return self.finish(found);
+            }
+            if timeout_at(deadline, waiter.woken()).await.is_err() {
+                drop(registrations);
+                let found = self.read_anywhere().await;
+                return self.finish(found);
+            }
+        }
+    }
+
+    /// Reads, leaving the async worker where a lookup may need the disk.
+    async fn read_anywhere(self: &Arc<Self>) -> Found {
+        if let Ok(found) = self.read(Lane::Inline) {
+            return found;
+        }
+        let fetch = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || fetch.read(Lane::Disk)).await {
+            Ok(Ok(found)) => found,
+            // `Lane::Disk` never asks for the disk; a lookup that panicked or a stopping runtime is our fault, not the client's.
+            Ok(Err(NeedsDisk)) | Err(_) => self.failed(ErrorCode::UnknownServerError),
+        }
+    }
+
+    fn failed(&self, error: ErrorCode) -> Found {
+        self.context.wanted.iter().map(|wanted| Partition::failed(wanted.key.partition, error)).collect()
+    }
+
+    fn read(&self, lane: Lane) -> Result<Found, NeedsDisk> {
+        let mut budget = self.terms.bytes_max;
+        let mut any = false;
+        self.context
+            .wanted
+            .iter()
+            .map(|wanted| {
+                let found = match self.partition(wanted) {
+                    Ok(partition) => self.read_partition(&partition, wanted, budget, !any, lane)?,
+                    Err(error) => Partition::failed(wanted.key.partition, error),
+                };
+                let length = found.records_len();
+                any |= length > 0;
+                budget = budget.saturating_sub(length);
+                Ok(found)
+            })
+            .collect()
+    }
+
+    fn partition(&self, wanted: &Wanted) -> Result<Arc<partition::Partition>, ErrorCode> {
+        let partitions = &self.ctx.broker.partitions;
+        if self.terms.version >= TOPIC_IDS_FROM {
+            partitions.get_by_id(TopicId(wanted.key.topic_id.to_bytes()), wanted.key.partition)
+        } else {
+            partitions.get(&wanted.key.topic, wanted.key.partition)
+        }
+    }
+
+    fn read_partition(
+        &self,
+        partition: &partition::Partition,
+        wanted: &Wanted,
+        budget: usize,
+        one_batch_at_least: bool,
+        lane: Lane,
+    ) -> Result<Partition, NeedsDisk> {
+        let index = wanted.key.partition;
+        if let Err(error) = partition.check_leader_epoch(wanted.current_leader_epoch) {
+            return Ok(Partition::failed(index, error));
+        }
+        let high_watermark = partition.high_watermark();
+        let last_stable_offset = partition.last_stable_offset();
+        let mut found = Partition {
+            index,
+            error: ErrorCode::None,
+            high_watermark: high_watermark.0,
+            last_stable_offset: last_stable_offset.0,
+            log_start_offset: partition.log_start_offset().0,
+            read_committed: self.terms.read_committed,
+            diverging: None,
+            current_leader: None,
+            slices: Vec::new(),
+        };
+        let from = Offset(wanted.fetch_offset);
+        if from < partition.log_start_offset() || from > partition.log_end_offset() {
+            return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
+        }
+        if wanted.last_fetched_epoch >= 0 {
+            match partition.log().end_offset_for_epoch(LeaderEpoch(wanted.last_fetched_epoch)) {
+                None => return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange)),
+                Some((epoch, end)) if epoch.0 < wanted.last_fetched_epoch || end < from => {
+                    found.diverging = Some((epoch.0, end.0));
+                    return Ok(found);
+                }
+                Some(_) => {}
+            }
+        }
+        let upto = if self.terms.read_committed { last_stable_offset } else { high_watermark };
+        let bytes_max = usize::try_from(wanted.partition_max_bytes).unwrap_or(0).min(budget);
+        if from >= upto || (bytes_max == 0 && !one_batch_at_least) {
+            return Ok(found);
+        }
+        if lane == Lane::Inline && from < partition.log().active_base_offset() {
+            return Err(NeedsDisk);
+        }
+        match partition.log().read(from, upto, bytes_max as u32, one_batch_at_least) {
+            Ok(slices) => found.slices = slices,
+            Err(ReadError::OffsetOutOfRange { .. }) => return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange)),
+            Err(error) => {
+                tracing::error!(topic = partition.topic(), partition = index, offset = %from, %error, "cannot read the log");
+                return Ok(Partition::failed(index, ErrorCode::KafkaStorageError));
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_satisfied(&self, found: &Found) -> bool {
+        let bytes: usize = found.iter().map(Partition::records_len).sum();
+        self.deadline.is_none()
+            || found.is_empty()
+            || bytes >= self.terms.bytes_min
+            || found.iter().any(|partition| partition.error.is_error() || partition.diverging.is_some())
+    }
+
+    fn finish(&self, found: Found) -> SendPlan {
+        let mut response = Response { session_id: self.context.session_id, ..Response::default() };
+        let mut endpoints = BTreeMap::new();
+        let mut sessions = (self.context.session_id != NO_SESSION).then(|| self.ctx.broker.fetch_sessions.lock());
+        for (wanted, mut partition) in self.context.wanted.iter().zip(found) {
+            if let Some(sessions) = &mut sessions {
+                let told = Told {
+                    high_watermark: partition.high_watermark,
+                    last_stable_offset: partition.last_stable_offset,
+                    log_start_offset: partition.log_start_offset,
+                };
+                if !sessions.tell(&self.context, &wanted.key, told, content(&partition)) {
+                    continue;
+                }
+            }
+            self.name_leader(wanted, &mut partition, &mut endpoints);
+            match response.topics.last_mut() {
+                Some(topic) if topic.name == wanted.key.topic && topic.id == wanted.key.topic_id => {
+                    topic.partitions.push(partition);
+                }
+                _ => response.topics.push(Topic {
+                    name: wanted.key.topic.clone(),
+                    id: wanted.key.topic_id,
+                    partitions: vec![partition],
+                }),
+            }
+        }
+        drop(sessions);
+        response.endpoints = endpoints.into_values().collect();
+        response::encode(response, self.correlation_id, self.terms.version)
+    }
+
+    /// Tells a client with another leader in mind who leads now (KIP-951).
+    fn name_leader(&self, wanted: &Wanted, partition: &mut Partition, endpoints: &mut BTreeMap<i32, Endpoint>) {
+        if !matches!(partition.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch) {
+            return;
+        }
+        let broker = &self.ctx.broker;
+        let listener = &self.ctx.peer.listener;
+        let leader = if self.terms.version >= TOPIC_IDS_FROM {
+            broker.leader_by_id(TopicId(wanted.key.topic_id.to_bytes()), wanted.key.partition, listener)
+        } else {
+            broker.leader(&wanted.key.topic, wanted.key.partition, listener)
+        };
+        if let Some(leader) = leader {
+            partition.current_leader = Some((leader.id.0, leader.epoch));
+            let endpoint =
+                Endpoint { node_id: leader.id.0, host: leader.host, port: leader.port, rack: leader.rack };
+            endpoints.insert(leader.id.0, endpoint);
+        }
+    }
+}
+
+fn content(partition: &Partition) -> Content {
+    if partition.error.is_error() || partition.diverging.is_some() {
+        Content::Error
+    } else if partition.slices.is_empty() {
+        Content::Nothing
+    } else {
+        Content::Records
+    }
+}

@@ -1,0 +1,239 @@
+//! The Kafka APIs this node serves: one table, one file per API.
+//!
+//! The table is the only place that says what is advertised. From it come ApiVersions, the decoding of requests, the
+//! memory they are admitted with and the encoding of responses. A handler sees a decoded request and returns a response
+//! struct; Produce and Fetch, whose records must not be copied, have their own path ([`produce`], [`fetch`]).
+
+pub mod api_versions;
+pub mod error;
+pub mod fetch;
+pub mod list_offsets;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+
+pub use error::ErrorCode;
+
+use bytes::Bytes;
+use kafka_wire::{KafkaMessage, KafkaRequest, RequestResponsePair, RetainedSize, response_header_version};
+use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, StrBytes};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use tracing::error;
+
+use crate::broker::Broker;
+use crate::wire::frame::RequestHeader;
+use crate::wire::send_plan::SendPlan;
+use crate::wire::{CloseReason, Peer, Reply, Request, Service};
+
+/// What every handler is given beside its request.
+#[derive(Clone)]
+pub struct RequestContext {
+    /// The node.
+    pub broker: Arc<Broker>,
+    /// Who asks.
+    pub peer: Arc<Peer>,
+    /// What the client calls itself.
+    pub client_id: Option<StrBytes>,
+}
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Kafka's number for it.
+    pub key: i16,
+    /// Kafka's name for it.
+    pub name: &'static str,
+    /// The versions we advertise and accept: implemented and tested, never the codec's ceiling.
+    pub versions: RangeInclusive<i16>,
+    /// First version with tagged fields.
+    flexible_from: i16,
+    begin: fn(RequestContext, Admitted) -> Reply,
+}
+
+/// A request whose API and version are served.
+struct Admitted {
+    header: RequestHeader,
+    body: Bytes,
+    frame_len: usize,
+    memory: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+const fn flexible_from<R: KafkaRequest>() -> i16 {
+    match R::FLEXIBLE_VERSIONS {
+        Some(range) => range.min().value(),
+        None => i16::MAX,
+    }
+}
+
+macro_rules! apis {
+    ($($module:ident: $request:ident, $key:literal, $versions:expr;)+) => {
+        &[$(Api {
+            key: {
+                assert!(<kafka_wire::$request as KafkaRequest>::API_KEY.value() == $key);
+                $key
+            },
+            name: stringify!($module),
+            versions: $versions,
+            flexible_from: flexible_from::<kafka_wire::$request>(),
+            begin: |ctx, request| answer(ctx, request, $module::handle),
+        },)+]
+    };
+}
+
+/// Every API that is decoded, handled and encoded in the common way.
+static APIS: &[Api] = apis! {
+    list_offsets: ListOffsetsRequest, 2, 1..=11;
+    api_versions: ApiVersionsRequest, 18, 0..=4;
+    offset_for_leader_epoch: OffsetForLeaderEpochRequest, 23, 2..=4;
+};
+
+/// The two whose records are not copied. Produce is advertised from 0, although versions below 3 are refused: librdkafka
+/// stops compressing where it sees a higher minimum.
+static RECORD_APIS: &[Api] = &[
+    Api {
+        key: 0,
+        name: "produce",
+        versions: 0..=13,
+        flexible_from: flexible_from::<kafka_wire::ProduceRequest>(),
+        begin: produce::begin,
+    },
+    Api {
+        key: 1,
+        name: "fetch",
+        versions: 4..=18,
+        flexible_from: flexible_from::<kafka_wire::FetchRequest>(),
+        begin: fetch::begin,
+    },
+];
+
+const PRODUCE_KEY: i16 = 0;
+const API_VERSIONS_KEY: i16 = 18;
+
+/// All rows, by key.
+pub fn served() -> impl Iterator<Item = &'static Api> {
+    RECORD_APIS.iter().chain(APIS)
+}
+
+fn find(key: i16) -> Option<&'static Api> {
+    served().find(|api| api.key == key)
+}
+
+/// Decoded structs take up to this many times the bytes they came in: a Metadata request of 2 MB retained 75 MB.
+const STRUCT_EXPANSION_MAX: usize = 64;
+
+/// A Produce request is nearly all records, which stay in the frame's memory.
+const PRODUCE_EXPANSION_MAX: usize = 4;
+
+/// What a request may retain beyond its expansion, so that the smallest requests are not judged by rounding.
+const RETAINED_SLACK: usize = 64 * 1024;
+
+/// Kafka strings are at most this long on the wire before KIP-482, and nothing legitimate is longer after it.
+const STRING_BYTES_MAX: usize = i16::MAX as usize;
+
+/// Elements of one array; more partitions than a node can hold.
+const ARRAY_ELEMENTS_MAX: usize = 200_000;
+
+/// Answers the requests of clients.
+pub struct KafkaService {
+    broker: Arc<Broker>,
+}
+
+impl KafkaService {
+    /// A service in front of `broker`.
+    pub fn new(broker: Arc<Broker>) -> Self {
+        Self { broker }
+    }
+}
+
+impl Service for KafkaService {
+    fn is_flexible(&self, api_key: i16, api_version: i16) -> bool {
+        find(api_key).is_some_and(|api| api_version >= api.flexible_from)
+    }
+
+    fn memory_for(&self, api_key: i16, frame_len: usize) -> usize {
+        match api_key {
+            PRODUCE_KEY => frame_len,
+            _ => frame_len.saturating_mul(STRUCT_EXPANSION_MAX),
+        }
+    }
+
+    fn may_overlap(&self, api_key: i16) -> bool {
+        api_key == PRODUCE_KEY
+    }
+
+    fn call(&self, peer: &Arc<Peer>, request: Request) -> Reply {
+        let Request { header, body, frame_len, memory } = request;
+        let Some(api) = find(header.api_key) else {
+            return close(format!("unknown API key {}", header.api_key));
+        };
+        if !api.versions.contains(&header.api_version) {
+            return match header.api_key {
+                API_VERSIONS_KEY => respond(&header, &api_versions::unsupported(), ApiVersion::new(0)),
+                _ => close(format!("unsupported version {} of {}", header.api_version, api.name)),
+            };
+        }
+        let ctx = RequestContext {
+            broker: Arc::clone(&self.broker),
+            peer: Arc::clone(peer),
+            client_id: header.client_id.clone(),
+        };
+        (api.begin)(ctx, Admitted { header, body, frame_len, memory })
+    }
+}
+
+fn close(reason: String) -> Reply {
+    Reply::Close(CloseReason(reason))
+}
+
+/// Decodes a body within limits, all of it.
+fn decode<R: KafkaRequest>(request: &Admitted, expansion_max: usize) -> Result<R, CloseReason> {
+    let mut limits = DecodeLimits::default();
+    limits.max_frame_bytes = request.frame_len;
+    limits.max_bytes_bytes = request.frame_len;
+    limits.max_string_bytes = STRING_BYTES_MAX;
+    limits.max_array_elements = ARRAY_ELEMENTS_MAX;
+    let version = ApiVersion::new(request.header.api_version);
+    let decoded = <R as KafkaDecode>::decode_from_bytes(request.body.clone(), version, limits)
+        .map_err(|error| CloseReason(format!("{} v{}: {error}", R::NAME, request.header.api_version)))?;
+    let retained = decoded.retained_size().heap_bytes();
+    if retained > request.frame_len.saturating_mul(expansion_max) + RETAINED_SLACK {
+        return Err(CloseReason(format!("{} of {} bytes decodes to {retained}", R::NAME, request.frame_len)));
+    }
+    Ok(decoded)
+}
+
+/// Decodes, hands to `handler`, encodes: the way of every API but Produce and Fetch.
+fn answer<R, F>(ctx: RequestContext, request: Admitted, handler: fn(RequestContext, R, i16) -> F) -> Reply
+where
+    R: RequestResponsePair + Send + 'static,
+    F: Future<Output = R::Response> + Send + 'static,
+{
+    let decoded = match decode::<R>(&request, STRUCT_EXPANSION_MAX) {
+        Ok(decoded) => decoded,
+        Err(reason) => return Reply::Close(reason),
+    };
+    let Admitted { header, memory, .. } = request;
+    let handling = handler(ctx, decoded, header.api_version);
+    Reply::Later(Box::pin(async move {
+        let response = handling.await;
+        drop(memory);
+        match respond(&header, &response, ApiVersion::new(header.api_version)) {
+            Reply::Ready(plan) => Ok(plan),
+            Reply::Close(reason) => Err(reason),
+            Reply::None | Reply::Later(_) => Ok(SendPlan::default()),
+        }
+    }))
+}
+
+/// Encodes a response to the request with `header`.
+fn respond<M: KafkaMessage>(header: &RequestHeader, response: &M, version: ApiVersion) -> Reply {
+    let key = kafka_wire_core::ApiKey::new(header.api_key);
+    let header_version = response_header_version(key, version, M::is_flexible(version));
+    match SendPlan::response(header.correlation_id, header_version, response, version) {
+        Ok(plan) => Reply::Ready(plan),
+        Err(fault) => {
+            error!(response = M::NAME, version = version.value(), %fault, "a response cannot be encoded");
+            close(format!("{} v{version}: {fault}", M::NAME))
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The node as its APIs see it: configuration, metadata, partitions, coordinators.
+
+use kittiwake_raft::{BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::api::fetch::SessionCache;
+use crate::config::BrokerConfig;
+use crate::partition::PartitionManager;
+
+/// Milliseconds since 1970 by the wall clock, Kafka's time. Taken at the edge only: what decides is given the time.
+pub fn now_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What every API handler shares.
+#[derive(Debug)]
+pub struct Broker {
+    /// The configuration of this node.
+    pub config: Arc<BrokerConfig>,
+    /// The id of this node.
+    pub node_id: BrokerId,
+    /// The metadata of the cluster.
+    pub quorum: MetadataQuorum,
+    /// The partitions of this node.
+    pub partitions: Arc<PartitionManager>,
+    /// The fetch sessions of its clients.
+    pub fetch_sessions: Mutex<SessionCache>,
+}
+
+/// Who leads a partition, and where clients reach it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LeaderEndpoint {
+    /// The leader.
+    pub id: BrokerId,
+    /// The epoch it leads in.
+    pub epoch: i32,
+    /// Host of its listener.
+    pub host: String,
+    /// Port of its listener.
+    pub port: u16,
+    /// Its rack.
+    pub rack: Option<String>,
+}
+
+impl Broker {
+    /// The latest image of the cluster.
+    pub fn image(&self) -> Arc<ClusterImage> {
+        self.quorum.image()
+    }
+
+    /// The leader of a partition, as reached by clients of `listener`; none where there is none or it is fenced.
+    pub fn leader(&self, topic: &str, partition: i32, listener: &str) -> Option<LeaderEndpoint> {
+        let image = self.image();
+        leader_in(&image, image.topic_by_name(topic)?, partition, listener)
+    }
+
+    /// As [`Broker::leader`], for a topic named by id.
+    pub fn leader_by_id(&self, topic: TopicId, partition: i32, listener: &str) -> Option<LeaderEndpoint> {
+        let image = self.image();
+        leader_in(&image, image.topic(topic)?, partition, listener)
+    }
+}
+
+fn leader_in(image: &ClusterImage, topic: &Topic, partition: i32, listener: &str) -> Option<LeaderEndpoint> {
+    let partition = topic.partitions.get(usize::try_from(partition).ok()?)?;
+    let id = partition.leader?;
+    let broker = image.broker(id).filter(|broker| !broker.fenced)?;
+    let endpoint = broker.endpoint(listener)?;
+    Some(LeaderEndpoint {
+        id,
+        epoch: partition.leader_epoch,
+        host: endpoint.host.clone(),
+        port: endpoint.port,
+        rack: broker.rack.clone(),
+    })
+}

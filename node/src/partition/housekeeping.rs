@@ -1,0 +1,74 @@
+//! What partitions need from time to time: retention, rolling, producer expiry, checkpoints.
+//!
+//! One task and three periods for the whole node, on the blocking pool; a partition without anything to do costs a look.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::manager::PartitionManager;
+use crate::broker::now_ms;
+
+/// How often each kind of work is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Periods {
+    /// Retention, rolling and producer expiry (`log.retention.check.interval.ms`).
+    pub retention: Duration,
+    /// High watermarks and log starts to their checkpoint files (`replica.high.watermark.checkpoint.interval.ms`).
+    pub checkpoint: Duration,
+}
+
+/// Does the housekeeping until `shutdown`.
+pub async fn run(partitions: Arc<PartitionManager>, periods: Periods, shutdown: CancellationToken) {
+    let mut retention = interval(periods.retention);
+    let mut checkpoint = interval(periods.checkpoint);
+    retention.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let partitions = Arc::clone(&partitions);
+        let work = tokio::select! {
+            _ = retention.tick() => tokio::task::spawn_blocking(move || retain(&partitions)),
+            _ = checkpoint.tick() => tokio::task::spawn_blocking(move || write_checkpoints(&partitions)),
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = work.await {
+            error!(%error, "housekeeping failed; it is tried again at its next time");
+        }
+    }
+}
+
+fn retain(partitions: &PartitionManager) {
+    let now_ms = now_ms();
+    for partition in partitions.all() {
+        let log = partition.log();
+        log.expire_producers(now_ms);
+        if let Err(error) = log.roll_if_due(now_ms) {
+            error!(topic = partition.topic(), partition = partition.index(), %error, "cannot roll the log");
+            continue;
+        }
+        let retained = log.retain(now_ms, partition.high_watermark());
+        match retained {
+            Ok(retained) if retained.segments > 0 => info!(
+                topic = partition.topic(),
+                partition = partition.index(),
+                segments = retained.segments,
+                bytes = retained.bytes,
+                log_start = %log.log_start_offset(),
+                "retention deleted segments"
+            ),
+            Ok(_) => {}
+            Err(error) => {
+                error!(topic = partition.topic(), partition = partition.index(), %error, "retention failed");
+            }
+        }
+    }
+}
+
+/// Writes the checkpoint files of the log directory. Blocks on the disk.
+pub fn write_checkpoints(partitions: &PartitionManager) {
+    if let Err(error) = partitions.log_dir().write_checkpoints(&partitions.high_watermarks()) {
+        error!(%error, "cannot write the checkpoints");
+    }
+}

@@ -1,0 +1,364 @@
+//! The partitions of this node, kept in step with the cluster image.
+//!
+//! The image says which partitions this node holds and leads; [`PartitionManager::reconcile`] carries the difference
+//! out: logs are created, led, resigned, configured and deleted. Directories are matched to topics by topic id, never by
+//! name. A directory that no topic of the image claims is a *stray*: renamed and kept, never deleted.
+
+use kittiwake_raft::{BrokerId, ClusterImage, Topic, TopicId};
+use kittiwake_storage::{Checkpoint, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogConfig, LogDir, Offset};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::leader::Reign;
+use super::replica::{Partition, Settings};
+use crate::api::ErrorCode;
+use crate::config::BrokerConfig;
+use crate::config::topic::TopicConfig;
+
+/// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
+const CREATE_THREADS: usize = 16;
+
+/// Every partition this node holds.
+#[derive(Debug)]
+pub struct PartitionManager {
+    node_id: BrokerId,
+    config: Arc<BrokerConfig>,
+    log_dir: Arc<LogDir>,
+    registry: RwLock<Registry>,
+    /// Logs found at start that no topic has claimed yet.
+    unclaimed: Mutex<HashMap<(TopicId, i32), Found>>,
+    reconciled: watch::Sender<u64>,
+}
+
+/// A directory found at start.
+#[derive(Debug)]
+enum Found {
+    Loaded(LoadedLog),
+    Failed(FailedLog),
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    topics: HashMap<TopicId, LocalTopic>,
+    ids: HashMap<String, TopicId>,
+    /// The broker configurations that the topics' were derived from.
+    broker_configs: [Option<Configs>; 2],
+}
+
+#[derive(Debug)]
+struct LocalTopic {
+    /// As of the image last reconciled.
+    image: Arc<Topic>,
+    partitions: BTreeMap<i32, LocalPartition>,
+}
+
+#[derive(Clone, Debug)]
+enum LocalPartition {
+    Open(Arc<Partition>),
+    /// Its log could not be opened or created; it is offline until the operator has seen to it.
+    Failed,
+}
+
+impl LocalTopic {
+    fn get(&self, index: i32) -> Result<Arc<Partition>, ErrorCode> {
+        match self.partitions.get(&index) {
+            Some(LocalPartition::Open(partition)) if partition.is_leader() => Ok(Arc::clone(partition)),
+            Some(LocalPartition::Open(_)) => Err(ErrorCode::NotLeaderOrFollower),
+            Some(LocalPartition::Failed) => Err(ErrorCode::KafkaStorageError),
+            None if usize::try_from(index).is_ok_and(|index| index < self.image.partitions.len()) => {
+                Err(ErrorCode::NotLeaderOrFollower)
+            }
+            None => Err(ErrorCode::UnknownTopicOrPartition),
+        }
+    }
+
+    fn open_partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
+        self.partitions.values().filter_map(|partition| match partition {
+            LocalPartition::Open(partition) => Some(partition),
+            LocalPartition::Failed => None,
+        })
+    }
+}
+
+impl PartitionManager {
+    /// A manager over the logs that `log_dir` has loaded; they are led once an image claims them.
+    pub fn new(node_id: BrokerId, config: Arc<BrokerConfig>, log_dir: Arc<LogDir>, loaded: Loaded) -> Self {
+        let mut unclaimed = HashMap::new();
+        for log in loaded.logs {
+            let id = TopicId(log.log.topic_id().into_bytes());
+            unclaimed.insert((id, log.log.partition().partition), Found::Loaded(log));
+        }
+        for failed in loaded.failed {
+            error!(partition = %failed.partition, path = %failed.path.display(), reason = %failed.reason,
+                "the log is damaged and offline; its directory is left as it is");
+            // Without a readable topic id nothing can claim it, and it stays where it is.
+            if let Some(id) = failed.topic_id {
+                let index = failed.partition.partition;
+                unclaimed.insert((TopicId(id.into_bytes()), index), Found::Failed(failed));
+            }
+        }
+        Self {
+            node_id,
+            config,
+            log_dir,
+            registry: RwLock::default(),
+            unclaimed: Mutex::new(unclaimed),
+            reconciled: watch::Sender::new(0),
+        }
+    }
+
+    /// The partition, where this node leads it.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER, or KAFKA_STORAGE_ERROR where its log is offline.
+    pub fn get(&self, topic: &str, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let registry = self.registry.read();
+        let id = registry.ids.get(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        registry.topics.get(id).ok_or(ErrorCode::UnknownTopicOrPartition)?.get(partition)
+    }
+
+    /// The partition of the topic with this id, where this node leads it.
+    ///
+    /// # Errors
+    /// As [`PartitionManager::get`], and UNKNOWN_TOPIC_ID.
+    pub fn get_by_id(&self, topic: TopicId, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
+        self.registry.read().topics.get(&topic).ok_or(ErrorCode::UnknownTopicId)?.get(partition)
+    }
+
+    /// Every partition with an open log, led or not.
+    pub fn all(&self) -> Vec<Arc<Partition>> {
+        let registry = self.registry.read();
+        registry.topics.values().flat_map(LocalTopic::open_partitions).map(Arc::clone).collect()
+    }
+
+    /// The partitions of `topic` that this node leads, with their epochs.
+    pub fn led(&self, topic: &str) -> Vec<(i32, LeaderEpoch)> {
+        let registry = self.registry.read();
+        let local = registry.ids.get(topic).and_then(|id| registry.topics.get(id));
+        local
+            .into_iter()
+            .flat_map(LocalTopic::open_partitions)
+            .filter(|partition| partition.is_leader())
+            .map(|partition| (partition.index(), partition.leader_epoch()))
+            .collect()
+    }
+
+    /// Partitions whose logs could not be opened or created.
+    pub fn failed_count(&self) -> usize {
+        let registry = self.registry.read();
+        let all = registry.topics.values().flat_map(|topic| topic.partitions.values());
+        all.filter(|partition| matches!(partition, LocalPartition::Failed)).count()
+    }
+
+    /// The directory the logs are in.
+    pub fn log_dir(&self) -> &Arc<LogDir> {
+        &self.log_dir
+    }
+
+    /// Up to which metadata offset the partitions here are as the image says.
+    pub fn reconciled(&self) -> watch::Receiver<u64> {
+        self.reconciled.subscribe()
+    }
+
+    /// Waits until what was committed at `metadata_offset` can be used here.
+    pub async fn wait_reconciled(&self, metadata_offset: u64) {
+        // The sender is a field of self, so the channel cannot close during this call.
+        let _ = self.reconciled.subscribe().wait_for(|offset| *offset >= metadata_offset).await;
+    }
+
+    /// Follows the image until `shutdown`.
+    pub async fn run(self: Arc<Self>, mut images: watch::Receiver<Arc<ClusterImage>>, shutdown: CancellationToken) {
+        loop {
+            let image = Arc::clone(&images.borrow_and_update());
+            let manager = Arc::clone(&self);
+            let reconciling = tokio::task::spawn_blocking(move || manager.reconcile(&image));
+            if let Err(error) = reconciling.await {
+                error!(%error, "cannot bring partitions in step with the cluster image");
+            }
+            tokio::select! {
+                changed = images.changed() => if changed.is_err() { return },
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Carries the difference between the image and what is here out. Blocks on the disk.
+    pub fn reconcile(&self, image: &ClusterImage) {
+        self.drop_deleted(image);
+        let broker_configs = [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
+        let same_defaults = self.registry.read().broker_configs == broker_configs;
+        for topic in image.topics() {
+            let known = self.registry.read().topics.get(&topic.id).map(|local| Arc::clone(&local.image));
+            if !(same_defaults && known.is_some_and(|known| Arc::ptr_eq(&known, topic))) {
+                self.reconcile_topic(image, topic);
+            }
+        }
+        self.registry.write().broker_configs = broker_configs;
+        self.set_strays_aside();
+        self.reconciled.send_replace(image.offset);
+    }
+
+    /// The high watermarks of all partitions, as they are checkpointed.
+    pub fn high_watermarks(&self) -> Checkpoint {
+        let of = |partition: &Arc<Partition>| (partition.log().partition().clone(), partition.high_watermark());
+        self.all().iter().map(of).collect()
+    }
+
+    fn drop_deleted(&self, image: &ClusterImage) {
+        let deleted: Vec<LocalTopic> = {
+            let mut registry = self.registry.write();
+            let gone: Vec<_> = registry.topics.keys().filter(|id| image.topic(**id).is_none()).copied().collect();
+            gone.into_iter()
+                .filter_map(|id| {
+                    let topic = registry.topics.remove(&id)?;
+                    if registry.ids.get(&topic.image.name) == Some(&id) {
+                        registry.ids.remove(&topic.image.name);
+                    }
+                    Some(topic)
+                })
+                .collect()
+        };
+        for topic in deleted {
+            info!(topic = %topic.image.name, id = %topic.image.id, "topic deleted");
+            for partition in topic.open_partitions() {
+                partition.resign();
+                if let Err(error) = self.log_dir.delete_log(partition.log().partition()) {
+                    error!(topic = %topic.image.name, partition = partition.index(), %error, "cannot delete the log");
+                }
+            }
+        }
+    }
+
+    fn reconcile_topic(&self, image: &ClusterImage, topic: &Arc<Topic>) {
+        let config = TopicConfig::of_topic(image, self.node_id, &self.config.topic_defaults, topic);
+        let settings = Settings {
+            batch_rules: config.batch_rules(),
+            min_insync_replicas: image.min_insync_replicas(topic),
+            durability: config.durability,
+        };
+        let mut partitions = BTreeMap::new();
+        if let Some(local) = self.registry.read().topics.get(&topic.id) {
+            partitions.clone_from(&local.partitions);
+        }
+        for partition in partitions.values() {
+            if let LocalPartition::Open(partition) = partition {
+                partition.log().set_config(self.log_config(&config));
+                partition.configure(settings);
+            }
+        }
+        let missing: Vec<i32> = (0i32..)
+            .zip(&topic.partitions)
+            .filter(|(index, image)| image.replicas.contains(&self.node_id) && !partitions.contains_key(index))
+            .map(|(index, _)| index)
+            .collect();
+        partitions.extend(self.open_logs(topic, &config, settings, &missing));
+        for (index, image) in (0i32..).zip(&topic.partitions) {
+            if let Some(LocalPartition::Open(partition)) = partitions.get(&index) {
+                self.follow_leadership(partition, image, settings);
+            }
+        }
+        let mut registry = self.registry.write();
+        registry.ids.insert(topic.name.clone(), topic.id);
+        registry.topics.insert(topic.id, LocalTopic { image: Arc::clone(topic), partitions });
+    }
+
+    fn follow_leadership(&self, partition: &Arc<Partition>, image: &kittiwake_raft::Partition, settings: Settings) {
+        if image.leader != Some(self.node_id) {
+            if partition.is_leader() {
+                partition.resign();
+            }
+            return;
+        }
+        if partition.leader_epoch() == LeaderEpoch(image.leader_epoch) {
+            return;
+        }
+        let log = partition.log();
+        partition.lead(Reign {
+            epoch: LeaderEpoch(image.leader_epoch),
+            this_node: self.node_id,
+            replica_count: image.replicas.len(),
+            isr: image.isr.clone(),
+            min_insync_replicas: settings.min_insync_replicas,
+            durability: settings.durability,
+            log_end: log.log_end_offset(),
+            flushed: log.flushed_offset(),
+            high_watermark: partition.high_watermark(),
+        });
+    }
+
+    /// Claims or creates the logs of `missing` partitions, several at a time.
+    fn open_logs(
+        &self,
+        topic: &Topic,
+        config: &TopicConfig,
+        settings: Settings,
+        missing: &[i32],
+    ) -> Vec<(i32, LocalPartition)> {
+        let name: Arc<str> = topic.name.as_str().into();
+        let open = |index: i32| {
+            let opened = match self.open_log(topic, config, index) {
+                Ok((log, high_watermark)) => {
+                    let partition =
+                        Partition::new(Arc::clone(&name), topic.id, index, log, high_watermark, settings);
+                    LocalPartition::Open(Arc::new(partition))
+                }
+                Err(error) => {
+                    error!(topic = %name, partition = index, %error, "the partition is offline: no log");
+                    LocalPartition::Failed
+                }
+            };
+            (index, opened)
+        };
+        let share = missing.len().div_ceil(CREATE_THREADS).max(1);
+        if missing.len() <= 1 {
+            return missing.iter().map(|&index| open(index)).collect();
+        }
+        std::thread::scope(|scope| {
+            let open = &open;
+            let workers: Vec<_> = missing
+                .chunks(share)
+                .map(|indexes| scope.spawn(move || indexes.iter().map(|&index| open(index)).collect::<Vec<_>>()))
+                .collect();
+            // A worker that panics takes the reconciliation with it, which `run` reports.
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+        })
+    }
+
+    fn open_log(&self, topic: &Topic, config: &TopicConfig, index: i32) -> Result<(Arc<Log>, Offset), String> {
+        let claimed = self.unclaimed.lock().remove(&(topic.id, index));
+        match claimed {
+            Some(Found::Loaded(loaded)) => {
+                loaded.log.set_config(self.log_config(config));
+                Ok((loaded.log, loaded.high_watermark))
+            }
+            Some(Found::Failed(failed)) => Err(failed.reason),
+            None => {
+                let id = Uuid::from_bytes(topic.id.0);
+                let created = self.log_dir.create_log(&topic.name, id, index, self.log_config(config));
+                created.map(|log| (log, Offset::ZERO)).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Renames the directories that the image does not know. Only what was found at start can be one.
+    fn set_strays_aside(&self) {
+        let strays = std::mem::take(&mut *self.unclaimed.lock());
+        for ((id, _), found) in strays {
+            let Found::Loaded(loaded) = found else { continue };
+            let partition = loaded.log.partition();
+            warn!(%partition, topic_id = %id, "no topic of the cluster claims this directory; it is kept as a stray");
+            if let Err(error) = self.log_dir.set_stray(partition) {
+                error!(%partition, %error, "cannot rename a stray directory");
+            }
+        }
+    }
+
+    fn log_config(&self, config: &TopicConfig) -> LogConfig {
+        config.log_config(&self.config)
+    }
+}

@@ -1,0 +1,537 @@
+//! One connection: requests in, responses out in the same order.
+//!
+//! A single task owns both directions. It takes whole frames from its read buffer and begins each request; responses
+//! that are ready at once are gathered and sent together when the buffer holds no further frame, so a pipelining client
+//! costs one `send` for many requests. Requests wait for the one before them, as Kafka's do, except those the service
+//! lets overlap (Produce): their order is fixed when they begin.
+//!
+//! **Limits.** The frame's size is checked before anything is sized by it; memory for a frame is taken from the node's
+//! request memory before it is buffered; a frame that stops arriving, a peer that stops taking, and an idle connection
+//! each have a deadline; at most [`OVERLAP_MAX`] requests are in flight.
+
+use bytes::{BufMut, BytesMut};
+use kafka_wire_core::DecodeLimits;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::admission::{Admission, SMALL_FRAME_LEN};
+use super::frame::{self, FrameError, SIZE_LEN};
+use super::send_plan::SendPlan;
+use super::sendfile::Sender;
+use super::{CloseReason, LaterReply, Peer, Reply, Request, Service};
+
+/// Requests of one connection that may be in flight together.
+const OVERLAP_MAX: usize = 64;
+
+/// Encoded responses gathered before they are sent although more requests wait in the buffer.
+const GATHER_BYTES_MAX: usize = 64 * 1024;
+
+/// Read buffer that a connection keeps between large frames; a larger one is given back at once.
+const KEPT_BUFFER_LEN_MAX: usize = 4 << 20;
+
+/// How a connection ended, where it was not its peer's wish.
+#[derive(Debug, Error)]
+pub enum ConnectionError {
+    /// The bytes are not Kafka requests.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The peer is gone, or a slice could not be sent.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The service gave the connection up.
+    #[error("{0}")]
+    Closed(CloseReason),
+    /// A frame began and did not go on.
+    #[error("a request stopped arriving after {0} bytes")]
+    FrameDeadline(usize),
+    /// Nothing was asked for `connections.max.idle.ms`.
+    #[error("idle")]
+    Idle,
+}
+
+/// Serves `stream` until its peer closes it, `shutdown` is set and nothing is in flight, or it goes wrong.
+///
+/// # Errors
+/// See [`ConnectionError`].
+pub async fn serve<S: Service>(
+    stream: TcpStream,
+    peer: Arc<Peer>,
+    service: Arc<S>,
+    sender: Sender,
+    admission: Arc<Admission>,
+    shutdown: CancellationToken,
+) -> Result<(), ConnectionError> {
+    let limits = admission.limits();
+    let check_every = limits.progress_max.min(limits.idle_max);
+    let connection = Connection {
+        stream,
+        peer,
+        service,
+        sender,
+        buffer: BytesMut::new(),
+        memory: None,
+        in_flight: VecDeque::new(),
+        in_flight_api: 0,
+        out: SendPlan::default(),
+        close: None,
+        last_progress: Instant::now(),
+        deadline_check: Box::pin(sleep(check_every)),
+        decode_limits: header_limits(limits.frame_bytes_max),
+        admission,
+    };
+    connection.run(&shutdown).await
+}
+
+/// Limits for a request header: a client id and a few tags, whatever the frame's size.
+fn header_limits(frame_bytes_max: usize) -> DecodeLimits {
+    let mut limits = DecodeLimits::default();
+    limits.max_frame_bytes = frame_bytes_max;
+    limits.max_bytes_bytes = frame_bytes_max;
+    limits.max_string_bytes = i16::MAX as usize;
+    limits.max_tagged_fields = 16;
+    limits.max_tag_bytes = 4096;
+    limits.max_total_tag_bytes = 4096;
+    limits
+}
+
+/// A response that waits for its turn.
+enum InFlight {
+    Ready(SendPlan),
+    Later(LaterReply),
+}
+
+struct Connection<S> {
+    stream: TcpStream,
+    peer: Arc<Peer>,
+    service: Arc<S>,
+    sender: Sender,
+    admission: Arc<Admission>,
+    decode_limits: DecodeLimits,
+    /// Bytes received and not yet taken; begins at a frame's size field.
+    buffer: BytesMut,
+    /// Request memory taken for the frame at the front of the buffer.
+    memory: Option<OwnedSemaphorePermit>,
+    /// Requests begun and not answered, oldest first.
+    in_flight: VecDeque<InFlight>,
+    /// API key of the requests in flight; all are of one.
+    in_flight_api: i16,
+    /// Responses whose turn has come.
+    out: SendPlan,
+    /// Set once the connection shall end after what is in flight.
+    close: Option<CloseReason>,
+    last_progress: Instant,
+    deadline_check: Pin<Box<Sleep>>,
+}
+
+/// What a wait ended with.
+enum Woken {
+    Received(usize),
+    Answered(Result<SendPlan, CloseReason>),
+    CheckDeadlines,
+    ShutDown,
+}
+
+impl<S: Service> Connection<S> {
+    async fn run(mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
+        loop {
+            let wants_memory = self.begin_requests(shutdown.is_cancelled())?;
+            self.gather_ready();
+            if !self.out.is_empty() {
+                self.sender.send(&self.stream, &mut self.out).await?;
+                self.last_progress = Instant::now();
+                continue;
+            }
+            if self.in_flight.is_empty() {
+                if let Some(reason) = self.close.take() {
+                    return Err(ConnectionError::Closed(reason));
+                }
+                if shutdown.is_cancelled() {
+                    return Ok(());
+                }
+            }
+            if let Some(bytes) = wants_memory {
+                self.take_memory(bytes).await?;
+                continue;
+            }
+            match self.wait(shutdown).await? {
+                Woken::Received(0) => return Ok(()),
+                Woken::Received(_) => self.last_progress = Instant::now(),
+                Woken::Answered(Ok(plan)) => {
+                    self.in_flight.pop_front();
+                    self.out.append(plan);
+                }
+                Woken::Answered(Err(reason)) => return Err(ConnectionError::Closed(reason)),
+                Woken::CheckDeadlines => self.check_deadlines()?,
+                Woken::ShutDown => {}
+            }
+        }
+    }
+
+    /// Begins every request that is whole and whose turn it is. Returns the memory that the next one waits for, if any.
+    fn begin_requests(&mut self, shutting_down: bool) -> Result<Option<usize>, ConnectionError> {
+        while self.close.is_none() && !shutting_down && self.out.len() < GATHER_BYTES_MAX && !self.out.has_slices() {
+            let Some((size, api_key)) = self.next_frame()? else {
+                return Ok(None);
+            };
+            if !self.may_begin(api_key) {
+                return Ok(None);
+            }
+            let memory = self.service.memory_for(api_key, size);
+            if memory > SMALL_FRAME_LEN && self.memory.is_none() {
+                return Ok(Some(memory));
+            }
+            if self.buffer.len() < SIZE_LEN + size {
+                return Ok(None);
+            }
+            self.begin(size)?;
+        }
+        Ok(None)
+    }
+
+    /// Size and API key of the frame at the front, once both are known.
+    fn next_frame(&self) -> Result<Option<(usize, i16)>, FrameError> {
+        let limit = self.admission.limits().frame_bytes_max;
+        let size = frame::peek_size(&self.buffer, limit)?;
+        let key = self.buffer.get(SIZE_LEN..SIZE_LEN + 2);
+        Ok(size.zip(key).map(|(size, key)| (size, i16::from_be_bytes([key[0], key[1]]))))
+    }
+
+    fn may_begin(&self, api_key: i16) -> bool {
+        self.in_flight.is_empty()
+            || (self.in_flight_api == api_key
+                && self.in_flight.len() < OVERLAP_MAX
+                && self.service.may_overlap(api_key))
+    }
+
+    fn begin(&mut self, size: usize) -> Result<(), ConnectionError> {
+        let frame = frame::take(&mut self.buffer, size);
+        let flexible = |key, version| self.service.is_flexible(key, version);
+        let (header, body) = frame::split_request(frame, self.decode_limits, flexible)?;
+        let api_key = header.api_key;
+        let request = Request { header, body, frame_len: size, memory: self.memory.take() };
+        let reply = self.service.call(&self.peer, request);
+        match reply {
+            Reply::None => {}
+            Reply::Ready(plan) if self.in_flight.is_empty() => self.out.append(plan),
+            Reply::Ready(plan) => self.in_flight.push_back(InFlight::Ready(plan)),
+            Reply::Later(later) => {
+                self.in_flight_api = api_key;
+                self.in_flight.push_back(InFlight::Later(later));
+            }
+            Reply::Close(reason) => self.close = Some(reason),
+        }
+        if self.buffer.is_empty() && self.buffer.capacity() > KEPT_BUFFER_LEN_MAX {
+            self.buffer = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Moves responses whose turn has come to `out`.
+    fn gather_ready(&mut self) {
+        while let Some(InFlight::Ready(_)) = self.in_flight.front() {
+            if let Some(InFlight::Ready(plan)) = self.in_flight.pop_front() {
+                self.out.append(plan);
+            }
+        }
+    }
+
+    /// Waits for the node to have memory for the frame at the front, no longer than a frame may take to arrive.
+    async fn take_memory(&mut self, bytes: usize) -> Result<(), ConnectionError> {
+        let deadline = self.admission.limits().progress_max;
+        let permit = tokio::time::timeout(deadline, self.admission.request_memory(bytes)).await;
+        match permit {
+            Ok(Some(permit)) => {
+                self.memory = Some(permit);
+                self.last_progress = Instant::now();
+                Ok(())
+            }
+            Ok(None) | Err(_) => Err(ConnectionError::Closed(CloseReason(format!(
+                "no request memory for {bytes} bytes within {deadline:?} (queued.max.request.bytes)"
+            )))),
+        }
+    }
+
+    async fn wait(&mut self, shutdown: &CancellationToken) -> Result<Woken, ConnectionError> {
+        let wants = self.bytes_wanted()?;
+        let Self { stream, buffer, in_flight, deadline_check, .. } = self;
+        let may_read = wants > 0 && self.close.is_none() && !shutdown.is_cancelled();
+        let woken = tokio::select! {
+            biased;
+            answer = poll_front(in_flight), if !in_flight.is_empty() => Woken::Answered(answer),
+            received = receive(stream, buffer, wants), if may_read => Woken::Received(received?),
+            () = deadline_check.as_mut() => Woken::CheckDeadlines,
+            () = shutdown.cancelled(), if !shutdown.is_cancelled() => Woken::ShutDown,
+        };
+        Ok(woken)
+    }
+
+    /// How much to read next; 0 while the frame at the front must wait for its turn.
+    fn bytes_wanted(&self) -> Result<usize, FrameError> {
+        Ok(match self.next_frame()? {
+            None => SMALL_FRAME_LEN,
+            Some((size, api_key)) if self.may_begin(api_key) => {
+                // Of a large frame only its rest is read, so that the next frame's bytes need not be moved.
+                (SIZE_LEN + size).saturating_sub(self.buffer.len()).max(usize::from(size < SMALL_FRAME_LEN))
+            }
+            Some(_) => 0,
+        })
+    }
+
+    fn check_deadlines(&mut self) -> Result<(), ConnectionError> {
+        let limits = self.admission.limits();
+        let quiet = self.last_progress.elapsed();
+        let check_every = limits.progress_max.min(limits.idle_max);
+        if self.in_flight.is_empty() {
+            if !self.buffer.is_empty() && quiet >= limits.progress_max {
+                return Err(ConnectionError::FrameDeadline(self.buffer.len()));
+            }
+            if quiet >= limits.idle_max {
+                return Err(ConnectionError::Idle);
+            }
+            if self.buffer.is_empty() {
+                // An idle connection holds no memory: with many of them, buffers would be most of the node.
+                self.buffer = BytesMut::new();
+            }
+        }
+        self.deadline_check.as_mut().reset(Instant::now() + check_every);
+        Ok(())
+    }
+}
+
+/// Completes when the oldest request in flight does. The queue must not be empty.
+async fn poll_front(in_flight: &mut VecDeque<InFlight>) -> Result<SendPlan, CloseReason> {
+    poll_fn(|cx| match in_flight.front_mut() {
+        Some(InFlight::Later(later)) => later.as_mut().poll(cx),
+        // `gather_ready` has taken every ready response at the front before a wait.
+        Some(InFlight::Ready(_)) | None => std::task::Poll::Pending,
+    })
+    .await
+}
+
+/// Reads at most `wants` bytes behind those in `buffer`; 0 means that the peer has closed its side.
+async fn receive(stream: &TcpStream, buffer: &mut BytesMut, wants: usize) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        buffer.reserve(wants);
+        match stream.try_read_buf(&mut buffer.limit(wants)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::admission::Limits;
+    use crate::wire::sendfile::SendCounters;
+    use kafka_wire_core::Bytes;
+    use parking_lot::Mutex;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    const OVERLAPPING: i16 = 0;
+    const WAITING: i16 = 1;
+    const SILENT: i16 = 2;
+    const CLOSING: i16 = 3;
+
+    /// Echoes the correlation id; requests of [`WAITING`] and [`OVERLAPPING`] with a body wait to be let go.
+    #[derive(Default)]
+    struct Echo {
+        held: Mutex<Vec<oneshot::Sender<()>>>,
+    }
+
+    fn echo(correlation_id: i32) -> SendPlan {
+        let mut plan = SendPlan::default();
+        plan.push_bytes(BytesMut::from(&correlation_id.to_be_bytes()[..]));
+        plan
+    }
+
+    impl Service for Echo {
+        fn is_flexible(&self, _: i16, _: i16) -> bool {
+            false
+        }
+
+        fn memory_for(&self, _: i16, frame_len: usize) -> usize {
+            frame_len
+        }
+
+        fn may_overlap(&self, api_key: i16) -> bool {
+            api_key == OVERLAPPING
+        }
+
+        fn call(&self, _: &Arc<Peer>, request: Request) -> Reply {
+            let id = request.header.correlation_id;
+            match request.header.api_key {
+                SILENT => Reply::None,
+                CLOSING => Reply::Close(CloseReason("asked to".into())),
+                WAITING | OVERLAPPING if !request.body.is_empty() => {
+                    let (let_go, held) = oneshot::channel();
+                    self.held.lock().push(let_go);
+                    Reply::Later(Box::pin(async move {
+                        held.await.map_err(|_| CloseReason("dropped".into()))?;
+                        Ok(echo(id))
+                    }))
+                }
+                _ => Reply::Ready(echo(id)),
+            }
+        }
+    }
+
+    struct Fixture {
+        client: TcpStream,
+        service: Arc<Echo>,
+        shutdown: CancellationToken,
+        served: JoinHandle<Result<(), ConnectionError>>,
+    }
+
+    async fn connect(limits: Limits) -> Fixture {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = socket.accept().await.unwrap();
+        let service = Arc::new(Echo::default());
+        let shutdown = CancellationToken::new();
+        let sender = Sender::new(SendCounters::default(), limits.progress_max).unwrap();
+        let peer = Arc::new(Peer { address, listener: "TEST".into() });
+        let serving =
+            serve(stream, peer, Arc::clone(&service), sender, Admission::new(limits), shutdown.clone());
+        Fixture { client, service, shutdown, served: tokio::spawn(serving) }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            frame_bytes_max: 1 << 20,
+            request_memory_bytes: 1 << 20,
+            connections_max: 10,
+            connections_per_address_max: 10,
+            idle_max: Duration::from_secs(600),
+            progress_max: Duration::from_secs(600),
+        }
+    }
+
+    fn request(api_key: i16, correlation_id: i32, body: &[u8]) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_i32(10 + body.len() as i32);
+        bytes.put_i16(api_key);
+        bytes.put_i16(0);
+        bytes.put_i32(correlation_id);
+        bytes.put_i16(-1);
+        bytes.put_slice(body);
+        bytes.freeze()
+    }
+
+    async fn until_held(service: &Echo, count: usize) {
+        while service.held.lock().len() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn responses_come_in_request_order_although_later_ones_are_ready_first() {
+        let mut fixture = connect(limits()).await;
+        let mut requests = BytesMut::new();
+        requests.extend_from_slice(&request(OVERLAPPING, 1, b"wait"));
+        requests.extend_from_slice(&request(OVERLAPPING, 2, b"wait"));
+        requests.extend_from_slice(&request(OVERLAPPING, 3, b""));
+        fixture.client.write_all(&requests).await.unwrap();
+        until_held(&fixture.service, 2).await;
+        let held = std::mem::take(&mut *fixture.service.held.lock());
+        for let_go in held.into_iter().rev() {
+            let_go.send(()).unwrap();
+        }
+        for expected in 1..=3 {
+            assert_eq!(fixture.client.read_i32().await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_one_before_it() {
+        let mut fixture = connect(limits()).await;
+        let mut requests = BytesMut::new();
+        requests.extend_from_slice(&request(WAITING, 1, b"wait"));
+        requests.extend_from_slice(&request(WAITING, 2, b"wait"));
+        fixture.client.write_all(&requests).await.unwrap();
+        until_held(&fixture.service, 1).await;
+        for expected in 1..=2 {
+            until_held(&fixture.service, 1).await;
+            let let_go = fixture.service.held.lock().pop().unwrap();
+            assert!(fixture.service.held.lock().is_empty(), "only one is begun");
+            let_go.send(()).unwrap();
+            assert_eq!(fixture.client.read_i32().await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_request_arrives_in_pieces_and_the_next_one_with_it() {
+        let mut fixture = connect(limits()).await;
+        let body = vec![7; 500_000];
+        let mut requests = BytesMut::new();
+        requests.extend_from_slice(&request(WAITING + 10, 1, &body));
+        requests.extend_from_slice(&request(SILENT, 2, b""));
+        requests.extend_from_slice(&request(WAITING + 10, 3, b"x"));
+        for piece in requests.chunks(100_001) {
+            fixture.client.write_all(piece).await.unwrap();
+        }
+        assert_eq!(fixture.client.read_i32().await.unwrap(), 1);
+        assert_eq!(fixture.client.read_i32().await.unwrap(), 3, "a silent request is not answered");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_closes_the_connection() {
+        for (bytes, what) in [
+            (vec![0xff; 8], "a negative size"),
+            (vec![0; 8], "size zero"),
+            (i32::MAX.to_be_bytes().to_vec(), "two gigabytes"),
+            (request(CLOSING, 1, b"").to_vec(), "the service's wish"),
+        ] {
+            let mut fixture = connect(limits()).await;
+            fixture.client.write_all(&bytes).await.unwrap();
+            assert_eq!(fixture.client.read(&mut [0; 1]).await.unwrap(), 0, "{what}");
+            assert!(fixture.served.await.unwrap().is_err(), "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disconnect_drops_what_is_in_flight() {
+        let mut fixture = connect(limits()).await;
+        fixture.client.write_all(&request(WAITING, 1, b"wait")).await.unwrap();
+        until_held(&fixture.service, 1).await;
+        drop(fixture.client);
+        fixture.served.await.unwrap().unwrap();
+        let let_go = fixture.service.held.lock().pop().unwrap();
+        assert!(let_go.is_closed(), "nobody waits for the answer any more");
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_answers_what_is_in_flight_first() {
+        let mut fixture = connect(limits()).await;
+        fixture.client.write_all(&request(WAITING, 1, b"wait")).await.unwrap();
+        until_held(&fixture.service, 1).await;
+        fixture.shutdown.cancel();
+        fixture.service.held.lock().pop().unwrap().send(()).unwrap();
+        assert_eq!(fixture.client.read_i32().await.unwrap(), 1);
+        fixture.served.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_stops_arriving_and_an_idle_connection_have_deadlines() {
+        let short =
+            Limits { progress_max: Duration::from_millis(20), idle_max: Duration::from_millis(40), ..limits() };
+        let mut fixture = connect(short.clone()).await;
+        fixture.client.write_all(&request(WAITING, 1, b"")[..6]).await.unwrap();
+        assert!(matches!(fixture.served.await.unwrap(), Err(ConnectionError::FrameDeadline(6))));
+        let fixture = connect(short).await;
+        assert!(matches!(fixture.served.await.unwrap(), Err(ConnectionError::Idle)));
+    }
+}
