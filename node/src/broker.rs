@@ -7,11 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::fetch::SessionCache;
 use crate::config::BrokerConfig;
+use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 
 /// Milliseconds since 1970 by the wall clock, Kafka's time. Taken at the edge only: what decides is given the time.
 pub fn now_ms() -> i64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -28,6 +31,8 @@ pub struct Broker {
     pub partitions: Arc<PartitionManager>,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Who leads a partition, and where clients reach it.
@@ -51,6 +56,11 @@ impl Broker {
         self.quorum.image()
     }
 
+    /// The most record bytes one fetch returns (`fetch.max.bytes`).
+    pub fn fetch_bytes_max(&self) -> usize {
+        self.config.fetch_max_bytes as usize
+    }
+
     /// The leader of a partition, as reached by clients of `listener`; none where there is none or it is fenced.
     pub fn leader(&self, topic: &str, partition: i32, listener: &str) -> Option<LeaderEndpoint> {
         let image = self.image();
@@ -58,13 +68,23 @@ impl Broker {
     }
 
     /// As [`Broker::leader`], for a topic named by id.
-    pub fn leader_by_id(&self, topic: TopicId, partition: i32, listener: &str) -> Option<LeaderEndpoint> {
+    pub fn leader_by_id(
+        &self,
+        topic: TopicId,
+        partition: i32,
+        listener: &str,
+    ) -> Option<LeaderEndpoint> {
         let image = self.image();
         leader_in(&image, image.topic(topic)?, partition, listener)
     }
 }
 
-fn leader_in(image: &ClusterImage, topic: &Topic, partition: i32, listener: &str) -> Option<LeaderEndpoint> {
+fn leader_in(
+    image: &ClusterImage,
+    topic: &Topic,
+    partition: i32,
+    listener: &str,
+) -> Option<LeaderEndpoint> {
     let partition = topic.partitions.get(usize::try_from(partition).ok()?)?;
     let id = partition.leader?;
     let broker = image.broker(id).filter(|broker| !broker.fenced)?;

@@ -4,9 +4,15 @@
 //! `partition` → storage (slice) → `wire::send_plan` → `sendfile`. Nothing points backwards.
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod coordinator;
 pub mod metrics;
+mod node;
+pub mod partition;
 pub mod wire;
+
+pub use node::{Bound, run};

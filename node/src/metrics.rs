@@ -119,8 +119,8 @@ pub struct Recovery {
     pub logs: Gauge,
     /// Bytes checked because the last stop was not clean.
     pub scanned_bytes: Gauge,
-    /// Bytes moved aside as torn.
-    pub cut_bytes: Gauge,
+    /// Files with bytes that were moved aside as torn.
+    pub set_aside_files: Gauge,
     /// Logs that could not be opened.
     pub failed_logs: Gauge,
     /// How long it took.
@@ -210,9 +210,9 @@ impl Metrics {
                     "recovery_scanned_bytes",
                     "Bytes the last start had to check",
                 ),
-                cut_bytes: make.one(
-                    "recovery_cut_bytes",
-                    "Bytes the last start moved aside as torn",
+                set_aside_files: make.one(
+                    "recovery_set_aside_files",
+                    "Files with bytes the last start moved aside as torn",
                 ),
                 failed_logs: make.one("recovery_failed_logs", "Logs the last start could not open"),
                 seconds: make.one(

@@ -20,7 +20,9 @@ pub struct FileSlice {
 }
 
 impl FileSlice {
-    pub(crate) fn new(file: Arc<File>, position: u64, length: u32, is_active: bool) -> Self {
+    /// A range of any file. Those of a log come from [`Log::read`](crate::Log::read).
+    #[must_use]
+    pub fn new(file: Arc<File>, position: u64, length: u32, is_active: bool) -> Self {
         Self {
             file,
             position,

@@ -124,6 +124,16 @@ impl Log {
         Ok(slices)
     }
 
+    /// Where the segment being appended to begins. Offsets from here on are found without the disk, as
+    /// a rule; those before it may need an index or a header that is not in memory.
+    #[must_use]
+    pub fn active_base_offset(&self) -> Offset {
+        self.segments
+            .read()
+            .last()
+            .map_or_else(|| self.log_start_offset(), |segment| segment.base())
+    }
+
     /// The segment that holds `offset`, or would.
     fn segment_of(&self, offset: Offset) -> Option<Arc<Segment>> {
         let segments = self.segments.read();

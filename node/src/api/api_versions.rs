@@ -10,8 +10,13 @@ use kafka_wire::{ApiVersionsRequest, ApiVersionsResponse};
 
 use super::{API_VERSIONS_KEY, Api, ErrorCode, RequestContext, served};
 
-pub(crate) async fn handle(_ctx: RequestContext, request: ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
-    let named = is_software_name(&request.client_software_name) && is_software_name(&request.client_software_version);
+pub(crate) async fn handle(
+    _ctx: RequestContext,
+    request: ApiVersionsRequest,
+    version: i16,
+) -> ApiVersionsResponse {
+    let named = is_software_name(&request.client_software_name)
+        && is_software_name(&request.client_software_version);
     let mut response = ApiVersionsResponse::default();
     if version >= 3 && !named {
         response.error_code = ErrorCode::InvalidRequest.code();
@@ -26,7 +31,10 @@ pub(crate) async fn handle(_ctx: RequestContext, request: ApiVersionsRequest, ve
 pub(super) fn unsupported() -> ApiVersionsResponse {
     let mut response = ApiVersionsResponse::default();
     response.error_code = ErrorCode::UnsupportedVersion.code();
-    response.api_keys = served().filter(|api| api.key == API_VERSIONS_KEY).map(row).collect();
+    response.api_keys = served()
+        .filter(|api| api.key == API_VERSIONS_KEY)
+        .map(row)
+        .collect();
     response
 }
 
@@ -65,6 +73,12 @@ mod tests {
         let response = unsupported();
         assert_eq!(response.error_code, 35);
         assert_eq!(response.api_keys.len(), 1);
-        assert_eq!((response.api_keys[0].api_key, response.api_keys[0].max_version), (18, 4));
+        assert_eq!(
+            (
+                response.api_keys[0].api_key,
+                response.api_keys[0].max_version
+            ),
+            (18, 4)
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! Kafka's error codes, by Kafka's names (`org.apache.kafka.common.protocol.Errors`).
 
+use kittiwake_storage::{AppendError, BatchError, ProducerError};
 use std::fmt;
+
+use crate::partition::AppendRefused;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)+) => {
@@ -140,6 +143,52 @@ impl fmt::Display for ErrorCode {
 
 impl std::error::Error for ErrorCode {}
 
+impl From<&BatchError> for ErrorCode {
+    fn from(error: &BatchError) -> Self {
+        match error {
+            BatchError::Corrupt(_) => Self::CorruptMessage,
+            BatchError::TooLarge { .. } => Self::MessageTooLarge,
+            BatchError::Invalid { .. } => Self::InvalidRecord,
+            BatchError::UnsupportedMagic(_) => Self::UnsupportedForMessageFormat,
+            BatchError::InvalidTimestamp(_) => Self::InvalidTimestamp,
+            BatchError::UnsupportedCompression(_) => Self::UnsupportedCompressionType,
+        }
+    }
+}
+
+impl From<&AppendError> for ErrorCode {
+    fn from(error: &AppendError) -> Self {
+        match error {
+            AppendError::Producer(ProducerError::OutOfOrderSequence { .. }) => {
+                Self::OutOfOrderSequenceNumber
+            }
+            AppendError::Producer(ProducerError::InvalidProducerEpoch { .. }) => {
+                Self::InvalidProducerEpoch
+            }
+            AppendError::Producer(ProducerError::OutsideTransaction { .. }) => {
+                Self::InvalidTxnState
+            }
+            // Space may return and a closed log belongs to a partition that is moving: clients retry both.
+            AppendError::DiskFull | AppendError::Offline(_) | AppendError::Io(_) => {
+                Self::KafkaStorageError
+            }
+            AppendError::StaleEpoch { .. } | AppendError::Closed => Self::NotLeaderOrFollower,
+            AppendError::BatchTooLargeForSegment { .. } => Self::RecordListTooLarge,
+            AppendError::OffsetOverflow(_) => Self::UnknownServerError,
+        }
+    }
+}
+
+impl From<&AppendRefused> for ErrorCode {
+    fn from(refused: &AppendRefused) -> Self {
+        match refused {
+            AppendRefused::NotLeader => Self::NotLeaderOrFollower,
+            AppendRefused::NotEnoughReplicas => Self::NotEnoughReplicas,
+            AppendRefused::Log(error) => Self::from(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::ErrorCode;
@@ -148,8 +197,14 @@ mod tests {
     fn codes_and_names_are_kafkas() {
         assert_eq!(ErrorCode::NotLeaderOrFollower.code(), 6);
         assert_eq!(ErrorCode::UnknownTopicId.code(), 100);
-        assert_eq!(ErrorCode::FencedLeaderEpoch.to_string(), "FENCED_LEADER_EPOCH");
-        assert_eq!(ErrorCode::from_code(35), Some(ErrorCode::UnsupportedVersion));
+        assert_eq!(
+            ErrorCode::FencedLeaderEpoch.to_string(),
+            "FENCED_LEADER_EPOCH"
+        );
+        assert_eq!(
+            ErrorCode::from_code(35),
+            Some(ErrorCode::UnsupportedVersion)
+        );
         assert_eq!(ErrorCode::from_code(999), None);
     }
 }

@@ -19,7 +19,6 @@ mod session;
 pub use session::SessionCache;
 
 use kafka_wire::FetchRequest;
-use kittiwake_raft::TopicId;
 use kittiwake_storage::{LeaderEpoch, Offset, ReadError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::response::{Endpoint, Partition, Response, Topic};
 use self::session::{Content, FetchContext, NO_SESSION, Told, Wanted};
-use super::{Admitted, ErrorCode, RequestContext, STRUCT_EXPANSION_MAX, decode};
+use super::{Admitted, ErrorCode, RequestContext, STRUCT_EXPANSION_MAX, decode, topic_id};
 use crate::broker::now_ms;
 use crate::partition::{self, FetchWaiter};
 use crate::wire::Reply;
@@ -49,24 +48,40 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
     let correlation_id = admitted.header.correlation_id;
     let context = {
         let fresh_id = rand::random_range(1..=i32::MAX);
-        ctx.broker.fetch_sessions.lock().begin(&request, version, now_ms(), fresh_id)
+        ctx.broker
+            .fetch_sessions
+            .lock()
+            .begin(&request, version, now_ms(), fresh_id)
     };
     let context = match context {
         Ok(context) => context,
         Err(error) => {
-            let failed = Response { error: Some(error), ..Response::default() };
+            let failed = Response {
+                error: Some(error),
+                ..Response::default()
+            };
             return Reply::Ready(response::encode(failed, correlation_id, version));
         }
     };
-    let fetch = Fetch { deadline: deadline(&request), terms: Terms::new(&ctx, &request, version), ctx, correlation_id, context };
+    let fetch = Fetch {
+        deadline: deadline(&request),
+        terms: Terms::new(&ctx, &request, version),
+        ctx,
+        correlation_id,
+        context,
+    };
     match fetch.read(Lane::Inline) {
         Ok(found) if fetch.is_satisfied(&found) => Reply::Ready(fetch.finish(found)),
-        Ok(_) | Err(NeedsDisk) => Reply::Later(Box::pin(async move { Ok(Arc::new(fetch).later().await) })),
+        Ok(_) | Err(NeedsDisk) => {
+            Reply::Later(Box::pin(async move { Ok(Arc::new(fetch).later().await) }))
+        }
     }
 }
 
 fn deadline(request: &FetchRequest) -> Option<Instant> {
-    let wait_ms = u64::try_from(request.max_wait_ms).ok().filter(|&wait_ms| wait_ms > 0)?;
+    let wait_ms = u64::try_from(request.max_wait_ms)
+        .ok()
+        .filter(|&wait_ms| wait_ms > 0)?;
     Some(Instant::now() + Duration::from_millis(wait_ms).min(WAIT_MAX))
 }
 
@@ -83,7 +98,9 @@ impl Terms {
         Self {
             version,
             bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
-            bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.broker.fetch_bytes_max()),
+            bytes_max: usize::try_from(request.max_bytes)
+                .unwrap_or(0)
+                .min(ctx.broker.fetch_bytes_max()),
             read_committed: request.isolation_level == READ_COMMITTED,
         }
     }
@@ -127,7 +144,9 @@ impl Fetch {
             .collect();
         loop {
             let found = self.read_anywhere().await;
-            let Some(deadline) = self.deadline else { return self.finish(found) };
+            let Some(deadline) = self.deadline else {
+                return self.finish(found);
+            };
             if self.is_satisfied(&found) {
                 return self.finish(found);
             }
@@ -153,7 +172,11 @@ impl Fetch {
     }
 
     fn failed(&self, error: ErrorCode) -> Found {
-        self.context.wanted.iter().map(|wanted| Partition::failed(wanted.key.partition, error)).collect()
+        self.context
+            .wanted
+            .iter()
+            .map(|wanted| Partition::failed(wanted.key.partition, error))
+            .collect()
     }
 
     fn read(&self, lane: Lane) -> Result<Found, NeedsDisk> {
@@ -178,7 +201,7 @@ impl Fetch {
     fn partition(&self, wanted: &Wanted) -> Result<Arc<partition::Partition>, ErrorCode> {
         let partitions = &self.ctx.broker.partitions;
         if self.terms.version >= TOPIC_IDS_FROM {
-            partitions.get_by_id(TopicId(wanted.key.topic_id.to_bytes()), wanted.key.partition)
+            partitions.get_by_id(topic_id(wanted.key.topic_id)?, wanted.key.partition)
         } else {
             partitions.get(&wanted.key.topic, wanted.key.partition)
         }
@@ -214,7 +237,10 @@ impl Fetch {
             return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
         }
         if wanted.last_fetched_epoch >= 0 {
-            match partition.log().end_offset_for_epoch(LeaderEpoch(wanted.last_fetched_epoch)) {
+            match partition
+                .log()
+                .end_offset_for_epoch(LeaderEpoch(wanted.last_fetched_epoch))
+            {
                 None => return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange)),
                 Some((epoch, end)) if epoch.0 < wanted.last_fetched_epoch || end < from => {
                     found.diverging = Some((epoch.0, end.0));
@@ -223,17 +249,28 @@ impl Fetch {
                 Some(_) => {}
             }
         }
-        let upto = if self.terms.read_committed { last_stable_offset } else { high_watermark };
-        let bytes_max = usize::try_from(wanted.partition_max_bytes).unwrap_or(0).min(budget);
+        let upto = if self.terms.read_committed {
+            last_stable_offset
+        } else {
+            high_watermark
+        };
+        let bytes_max = usize::try_from(wanted.partition_max_bytes)
+            .unwrap_or(0)
+            .min(budget);
         if from >= upto || (bytes_max == 0 && !one_batch_at_least) {
             return Ok(found);
         }
         if lane == Lane::Inline && from < partition.log().active_base_offset() {
             return Err(NeedsDisk);
         }
-        match partition.log().read(from, upto, bytes_max as u32, one_batch_at_least) {
+        match partition
+            .log()
+            .read(from, upto, bytes_max as u32, one_batch_at_least)
+        {
             Ok(slices) => found.slices = slices,
-            Err(ReadError::OffsetOutOfRange { .. }) => return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange)),
+            Err(ReadError::OffsetOutOfRange { .. }) => {
+                return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
+            }
             Err(error) => {
                 tracing::error!(topic = partition.topic(), partition = index, offset = %from, %error, "cannot read the log");
                 return Ok(Partition::failed(index, ErrorCode::KafkaStorageError));
@@ -247,13 +284,19 @@ impl Fetch {
         self.deadline.is_none()
             || found.is_empty()
             || bytes >= self.terms.bytes_min
-            || found.iter().any(|partition| partition.error.is_error() || partition.diverging.is_some())
+            || found
+                .iter()
+                .any(|partition| partition.error.is_error() || partition.diverging.is_some())
     }
 
     fn finish(&self, found: Found) -> SendPlan {
-        let mut response = Response { session_id: self.context.session_id, ..Response::default() };
+        let mut response = Response {
+            session_id: self.context.session_id,
+            ..Response::default()
+        };
         let mut endpoints = BTreeMap::new();
-        let mut sessions = (self.context.session_id != NO_SESSION).then(|| self.ctx.broker.fetch_sessions.lock());
+        let mut sessions =
+            (self.context.session_id != NO_SESSION).then(|| self.ctx.broker.fetch_sessions.lock());
         for (wanted, mut partition) in self.context.wanted.iter().zip(found) {
             if let Some(sessions) = &mut sessions {
                 let told = Told {
@@ -267,7 +310,9 @@ impl Fetch {
             }
             self.name_leader(wanted, &mut partition, &mut endpoints);
             match response.topics.last_mut() {
-                Some(topic) if topic.name == wanted.key.topic && topic.id == wanted.key.topic_id => {
+                Some(topic)
+                    if topic.name == wanted.key.topic && topic.id == wanted.key.topic_id =>
+                {
                     topic.partitions.push(partition);
                 }
                 _ => response.topics.push(Topic {
@@ -283,21 +328,35 @@ impl Fetch {
     }
 
     /// Tells a client with another leader in mind who leads now (KIP-951).
-    fn name_leader(&self, wanted: &Wanted, partition: &mut Partition, endpoints: &mut BTreeMap<i32, Endpoint>) {
-        if !matches!(partition.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch) {
+    fn name_leader(
+        &self,
+        wanted: &Wanted,
+        partition: &mut Partition,
+        endpoints: &mut BTreeMap<i32, Endpoint>,
+    ) {
+        if !matches!(
+            partition.error,
+            ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
+        ) {
             return;
         }
         let broker = &self.ctx.broker;
         let listener = &self.ctx.peer.listener;
         let leader = if self.terms.version >= TOPIC_IDS_FROM {
-            broker.leader_by_id(TopicId(wanted.key.topic_id.to_bytes()), wanted.key.partition, listener)
+            topic_id(wanted.key.topic_id)
+                .ok()
+                .and_then(|id| broker.leader_by_id(id, wanted.key.partition, listener))
         } else {
             broker.leader(&wanted.key.topic, wanted.key.partition, listener)
         };
         if let Some(leader) = leader {
             partition.current_leader = Some((leader.id.0, leader.epoch));
-            let endpoint =
-                Endpoint { node_id: leader.id.0, host: leader.host, port: leader.port, rack: leader.rack };
+            let endpoint = Endpoint {
+                node_id: leader.id.0,
+                host: leader.host,
+                port: leader.port,
+                rack: leader.rack,
+            };
             endpoints.insert(leader.id.0, endpoint);
         }
     }

@@ -29,17 +29,27 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
-pub(crate) async fn handle(ctx: RequestContext, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
+pub(crate) async fn handle(
+    ctx: RequestContext,
+    request: ListOffsetsRequest,
+    version: i16,
+) -> ListOffsetsResponse {
     let read_committed = request.isolation_level == READ_COMMITTED;
     let mut response = ListOffsetsResponse::default();
     for topic in request.topics {
         let mut answer = ListOffsetsTopicResponse::default();
         for wanted in topic.partitions {
-            let found = match ctx.broker.partitions.get(&topic.name, wanted.partition_index) {
+            let found = match ctx
+                .broker
+                .partitions
+                .get(&topic.name, wanted.partition_index)
+            {
                 Ok(partition) => look_up(partition, &wanted, version, read_committed).await,
                 Err(error) => Err(error),
             };
-            answer.partitions.push(partition_response(wanted.partition_index, found, version));
+            answer
+                .partitions
+                .push(partition_response(wanted.partition_index, found, version));
         }
         answer.name = topic.name;
         response.topics.push(answer);
@@ -80,8 +90,16 @@ async fn look_up(
     if version < first_version_with(wanted.timestamp) {
         return Err(ErrorCode::UnsupportedVersion);
     }
-    let upto = if read_committed { partition.last_stable_offset() } else { partition.high_watermark() };
-    let at = |offset: Offset, leader_epoch: LeaderEpoch| TimestampOffset { timestamp: UNKNOWN, offset, leader_epoch };
+    let upto = if read_committed {
+        partition.last_stable_offset()
+    } else {
+        partition.high_watermark()
+    };
+    let at = |offset: Offset, leader_epoch: LeaderEpoch| TimestampOffset {
+        timestamp: UNKNOWN,
+        offset,
+        leader_epoch,
+    };
     match wanted.timestamp {
         LATEST => Ok(Some(at(upto, partition.leader_epoch()))),
         EARLIEST | EARLIEST_LOCAL => {
@@ -126,7 +144,16 @@ mod tests {
 
     #[test]
     fn special_timestamps_need_their_version() {
-        let table = [(-1, 1), (-2, 1), (-3, 7), (-4, 8), (-5, 9), (-6, 11), (-7, i16::MAX), (0, 1)];
+        let table = [
+            (-1, 1),
+            (-2, 1),
+            (-3, 7),
+            (-4, 8),
+            (-5, 9),
+            (-6, 11),
+            (-7, i16::MAX),
+            (0, 1),
+        ];
         for (timestamp, version) in table {
             assert_eq!(first_version_with(timestamp), version, "{timestamp}");
         }
@@ -135,6 +162,9 @@ mod tests {
     #[test]
     fn no_match_is_no_error() {
         let answer = partition_response(3, Ok(None), 5);
-        assert_eq!((answer.offset, answer.timestamp, answer.error_code), (-1, -1, 0));
+        assert_eq!(
+            (answer.offset, answer.timestamp, answer.error_code),
+            (-1, -1, 0)
+        );
     }
 }

@@ -14,8 +14,9 @@ pub mod produce;
 pub use error::ErrorCode;
 
 use bytes::Bytes;
-use kafka_wire::{KafkaMessage, KafkaRequest, RequestResponsePair, RetainedSize, response_header_version};
-use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, StrBytes};
+use kafka_wire::{KafkaMessage, KafkaRequest, RequestResponsePair, response_header_version};
+use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, StrBytes, Uuid};
+use kittiwake_raft::TopicId;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use tracing::error;
@@ -124,6 +125,14 @@ const STRUCT_EXPANSION_MAX: usize = 64;
 /// A Produce request is nearly all records, which stay in the frame's memory.
 const PRODUCE_EXPANSION_MAX: usize = 4;
 
+/// The topic that a request names by id.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_ID for the zero id, which no topic has.
+fn topic_id(uuid: Uuid) -> Result<TopicId, ErrorCode> {
+    TopicId::from_bytes(uuid.to_bytes()).ok_or(ErrorCode::UnknownTopicId)
+}
+
 /// What a request may retain beyond its expansion, so that the smallest requests are not judged by rounding.
 const RETAINED_SLACK: usize = 64 * 1024;
 
@@ -162,14 +171,24 @@ impl Service for KafkaService {
     }
 
     fn call(&self, peer: &Arc<Peer>, request: Request) -> Reply {
-        let Request { header, body, frame_len, memory } = request;
+        let Request {
+            header,
+            body,
+            frame_len,
+            memory,
+        } = request;
         let Some(api) = find(header.api_key) else {
             return close(format!("unknown API key {}", header.api_key));
         };
         if !api.versions.contains(&header.api_version) {
             return match header.api_key {
-                API_VERSIONS_KEY => respond(&header, &api_versions::unsupported(), ApiVersion::new(0)),
-                _ => close(format!("unsupported version {} of {}", header.api_version, api.name)),
+                API_VERSIONS_KEY => {
+                    respond(&header, &api_versions::unsupported(), ApiVersion::new(0))
+                }
+                _ => close(format!(
+                    "unsupported version {} of {}",
+                    header.api_version, api.name
+                )),
             };
         }
         let ctx = RequestContext {
@@ -177,7 +196,15 @@ impl Service for KafkaService {
             peer: Arc::clone(peer),
             client_id: header.client_id.clone(),
         };
-        (api.begin)(ctx, Admitted { header, body, frame_len, memory })
+        (api.begin)(
+            ctx,
+            Admitted {
+                header,
+                body,
+                frame_len,
+                memory,
+            },
+        )
     }
 }
 
@@ -194,16 +221,30 @@ fn decode<R: KafkaRequest>(request: &Admitted, expansion_max: usize) -> Result<R
     limits.max_array_elements = ARRAY_ELEMENTS_MAX;
     let version = ApiVersion::new(request.header.api_version);
     let decoded = <R as KafkaDecode>::decode_from_bytes(request.body.clone(), version, limits)
-        .map_err(|error| CloseReason(format!("{} v{}: {error}", R::NAME, request.header.api_version)))?;
+        .map_err(|error| {
+            CloseReason(format!(
+                "{} v{}: {error}",
+                R::NAME,
+                request.header.api_version
+            ))
+        })?;
     let retained = decoded.retained_size().heap_bytes();
     if retained > request.frame_len.saturating_mul(expansion_max) + RETAINED_SLACK {
-        return Err(CloseReason(format!("{} of {} bytes decodes to {retained}", R::NAME, request.frame_len)));
+        return Err(CloseReason(format!(
+            "{} of {} bytes decodes to {retained}",
+            R::NAME,
+            request.frame_len
+        )));
     }
     Ok(decoded)
 }
 
 /// Decodes, hands to `handler`, encodes: the way of every API but Produce and Fetch.
-fn answer<R, F>(ctx: RequestContext, request: Admitted, handler: fn(RequestContext, R, i16) -> F) -> Reply
+fn answer<R, F>(
+    ctx: RequestContext,
+    request: Admitted,
+    handler: fn(RequestContext, R, i16) -> F,
+) -> Reply
 where
     R: RequestResponsePair + Send + 'static,
     F: Future<Output = R::Response> + Send + 'static,

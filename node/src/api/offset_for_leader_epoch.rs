@@ -24,7 +24,13 @@ pub(crate) async fn handle(
             let epoch = LeaderEpoch(asked.leader_epoch);
             let mut slot = EpochEndOffset::default();
             slot.partition = asked.partition;
-            match end_of(&ctx, &topic.topic, asked.partition, asked.current_leader_epoch, epoch) {
+            match end_of(
+                &ctx,
+                &topic.topic,
+                asked.partition,
+                asked.current_leader_epoch,
+                epoch,
+            ) {
                 Ok((epoch, end)) => {
                     slot.leader_epoch = epoch.0;
                     slot.end_offset = end.0;
@@ -48,5 +54,8 @@ fn end_of(
 ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
     let partition = ctx.broker.partitions.get(topic, partition)?;
     partition.check_leader_epoch(current_leader_epoch)?;
-    Ok(partition.log().end_offset_for_epoch(epoch).unwrap_or((LeaderEpoch::NONE, UNKNOWN_OFFSET)))
+    Ok(partition
+        .log()
+        .end_offset_for_epoch(epoch)
+        .unwrap_or((LeaderEpoch::NONE, UNKNOWN_OFFSET)))
 }

@@ -12,18 +12,20 @@
 use bytes::Bytes;
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::produce_response::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+    TopicProduceResponse,
 };
 use kafka_wire::{ProduceRequest, ProduceResponse};
 use kafka_wire_core::ApiVersion;
-use kittiwake_raft::TopicId;
 use kittiwake_storage::{BatchError, Offset, validate};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Admitted, ErrorCode, PRODUCE_EXPANSION_MAX, RequestContext, decode, respond};
+use super::{
+    Admitted, ErrorCode, PRODUCE_EXPANSION_MAX, RequestContext, decode, respond, topic_id,
+};
 use crate::broker::now_ms;
 use crate::partition::{Acks, AppendRefused, Partition};
 use crate::wire::frame::RequestHeader;
@@ -53,11 +55,19 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
         let response = answer_all(request, version, ErrorCode::InvalidRequiredAcks);
         return respond(&admitted.header, &response, ApiVersion::new(version));
     };
-    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let deadline =
+        Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let mut waiting = Vec::new();
     let mut response = ProduceResponse::default();
     for (index, topic) in request.topic_data.into_iter().enumerate() {
-        response.responses.push(append_topic(&ctx, topic, version, acks, index, &mut waiting));
+        response.responses.push(append_topic(
+            &ctx,
+            topic,
+            version,
+            acks,
+            index,
+            &mut waiting,
+        ));
     }
     let header = admitted.header;
     if acks == Acks::None {
@@ -68,7 +78,11 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
     }
     Reply::Later(Box::pin(async move {
         for waiter in waiting {
-            let committed = timeout_at(deadline, waiter.partition.committed(waiter.epoch, waiter.end)).await;
+            let committed = timeout_at(
+                deadline,
+                waiter.partition.committed(waiter.epoch, waiter.end),
+            )
+            .await;
             let error = match committed {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error,
@@ -80,7 +94,9 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
         match finish(&ctx, &header, response) {
             Reply::Ready(plan) => Ok(plan),
             Reply::Close(reason) => Err(reason),
-            Reply::None | Reply::Later(_) => Err(CloseReason("a produce response cannot wait twice".into())),
+            Reply::None | Reply::Later(_) => {
+                Err(CloseReason("a produce response cannot wait twice".into()))
+            }
         }
     }))
 }
@@ -97,7 +113,7 @@ fn append_topic(
     for (position, data) in topic.partition_data.into_iter().enumerate() {
         let partitions = &ctx.broker.partitions;
         let found = if version >= TOPIC_IDS_FROM {
-            partitions.get_by_id(TopicId(topic.topic_id.to_bytes()), data.index)
+            topic_id(topic.topic_id).and_then(|id| partitions.get_by_id(id, data.index))
         } else {
             partitions.get(&topic.name, data.index)
         };
@@ -108,7 +124,13 @@ fn append_topic(
             Ok(partition) => {
                 if let Some(end) = append(&partition, data, version, acks, &mut slot) {
                     let epoch = partition.leader_epoch();
-                    waiting.push(Waiting { topic: topic_index, position, partition, epoch, end });
+                    waiting.push(Waiting {
+                        topic: topic_index,
+                        position,
+                        partition,
+                        epoch,
+                        end,
+                    });
                 }
             }
         }
@@ -152,7 +174,7 @@ fn append(
             (acks == Acks::All && partition.high_watermark() < end).then_some(end)
         }
         Err(refused) => {
-            fail(slot, refused.code());
+            fail(slot, ErrorCode::from(&refused));
             slot.error_message = refused_message(&refused);
             None
         }
@@ -249,9 +271,13 @@ fn name_leaders(ctx: &RequestContext, version: i16, response: &mut ProduceRespon
                 continue;
             }
             let leader = if version >= TOPIC_IDS_FROM {
-                ctx.broker.leader_by_id(TopicId(topic.topic_id.to_bytes()), partition.index, &ctx.peer.listener)
+                topic_id(topic.topic_id).ok().and_then(|id| {
+                    ctx.broker
+                        .leader_by_id(id, partition.index, &ctx.peer.listener)
+                })
             } else {
-                ctx.broker.leader(&topic.name, partition.index, &ctx.peer.listener)
+                ctx.broker
+                    .leader(&topic.name, partition.index, &ctx.peer.listener)
             };
             let Some(leader) = leader else { continue };
             let mut named = LeaderIdAndEpoch::default();

@@ -68,7 +68,10 @@ fn retain(partitions: &PartitionManager) {
 
 /// Writes the checkpoint files of the log directory. Blocks on the disk.
 pub fn write_checkpoints(partitions: &PartitionManager) {
-    if let Err(error) = partitions.log_dir().write_checkpoints(&partitions.high_watermarks()) {
+    if let Err(error) = partitions
+        .log_dir()
+        .write_checkpoints(&partitions.high_watermarks())
+    {
         error!(%error, "cannot write the checkpoints");
     }
 }

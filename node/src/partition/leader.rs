@@ -83,8 +83,15 @@ pub struct Reign {
 impl Leader {
     /// Begins a reign; the actions are those that its state calls for at once.
     pub fn new(reign: Reign) -> (Self, Vec<Action>) {
-        let own = Progress { log_end: reign.log_end, flushed: reign.flushed.min(reign.log_end) };
-        let mut isr: BTreeMap<_, _> = reign.isr.into_iter().map(|id| (id, Progress::default())).collect();
+        let own = Progress {
+            log_end: reign.log_end,
+            flushed: reign.flushed.min(reign.log_end),
+        };
+        let mut isr: BTreeMap<_, _> = reign
+            .isr
+            .into_iter()
+            .map(|id| (id, Progress::default()))
+            .collect();
         isr.insert(reign.this_node, own);
         let mut leader = Self {
             epoch: reign.epoch,
@@ -125,7 +132,10 @@ impl Leader {
                 let own = self.own();
                 own.flushed = own.flushed.max(end).min(own.log_end);
             }
-            Event::Configured { min_insync_replicas, durability } => {
+            Event::Configured {
+                min_insync_replicas,
+                durability,
+            } => {
                 self.min_insync_replicas = min_insync_replicas;
                 self.durability = durability;
             }
@@ -145,7 +155,12 @@ impl Leader {
                 Durability::Replicated => progress.log_end,
                 Durability::Persisted => progress.flushed,
             };
-            let committed = self.isr.values().map(acknowledged).min().unwrap_or_default();
+            let committed = self
+                .isr
+                .values()
+                .map(acknowledged)
+                .min()
+                .unwrap_or_default();
             if committed > self.high_watermark {
                 self.high_watermark = committed;
                 actions.push(Action::AdvanceHighWatermark(committed));
@@ -182,22 +197,35 @@ mod tests {
     fn a_leader_alone_commits_what_it_appends() {
         let (mut leader, actions) = Leader::new(reign());
         assert_eq!(actions, [Action::AdvanceHighWatermark(Offset(10))]);
-        assert_eq!(leader.step(Event::Appended(Offset(12))), [Action::AdvanceHighWatermark(Offset(12))]);
+        assert_eq!(
+            leader.step(Event::Appended(Offset(12))),
+            [Action::AdvanceHighWatermark(Offset(12))]
+        );
     }
 
     #[test]
     fn a_persisted_topic_commits_what_is_flushed() {
-        let (mut leader, actions) = Leader::new(Reign { durability: Durability::Persisted, ..reign() });
+        let (mut leader, actions) = Leader::new(Reign {
+            durability: Durability::Persisted,
+            ..reign()
+        });
         assert_eq!(actions, [Action::Flush]);
         assert_eq!(leader.high_watermark(), Offset(7));
-        assert_eq!(leader.step(Event::Flushed(Offset(10))), [Action::AdvanceHighWatermark(Offset(10))]);
+        assert_eq!(
+            leader.step(Event::Flushed(Offset(10))),
+            [Action::AdvanceHighWatermark(Offset(10))]
+        );
         assert_eq!(leader.step(Event::Appended(Offset(11))), [Action::Flush]);
         assert_eq!(leader.high_watermark(), Offset(10));
     }
 
     #[test]
     fn too_few_replicas_commit_nothing() {
-        let missing = Reign { replica_count: 3, min_insync_replicas: 2, ..reign() };
+        let missing = Reign {
+            replica_count: 3,
+            min_insync_replicas: 2,
+            ..reign()
+        };
         let (mut leader, actions) = Leader::new(missing);
         assert_eq!(actions, []);
         assert!(!leader.has_enough_replicas());
@@ -207,18 +235,25 @@ mod tests {
 
     #[test]
     fn min_insync_replicas_above_the_replica_count_does_not_stop_the_partition() {
-        let (leader, _) = Leader::new(Reign { min_insync_replicas: 2, ..reign() });
+        let (leader, _) = Leader::new(Reign {
+            min_insync_replicas: 2,
+            ..reign()
+        });
         assert!(leader.has_enough_replicas());
     }
 
     /// Random appends, flushes and configuration changes; the invariants of the module hold after every step.
     #[test]
     fn random_steps_keep_the_watermark_order() {
-        let seed = std::env::var("KITTIWAKE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x6b69_7474);
+        let seed = std::env::var("KITTIWAKE_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or(0x6b69_7474);
         println!("KITTIWAKE_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let (mut leader, _) = Leader::new(reign());
-        let (mut log_end, mut flushed, mut durability) = (Offset(10), Offset(4), Durability::Replicated);
+        let (mut log_end, mut flushed, mut durability) =
+            (Offset(10), Offset(4), Durability::Replicated);
         for _ in 0..100_000 {
             let before = leader.high_watermark();
             let event = match random.random_range(0..4) {
@@ -228,13 +263,21 @@ mod tests {
                 }
                 2 => {
                     // A flush that answers late reports an offset already passed.
-                    flushed = Offset(random.random_range(flushed.0.saturating_sub(3).max(0)..=log_end.0)).max(flushed);
+                    flushed =
+                        Offset(random.random_range(flushed.0.saturating_sub(3).max(0)..=log_end.0))
+                            .max(flushed);
                     Event::Flushed(flushed)
                 }
                 _ => {
-                    durability =
-                        if random.random() { Durability::Replicated } else { Durability::Persisted };
-                    Event::Configured { min_insync_replicas: random.random_range(1..4), durability }
+                    durability = if random.random() {
+                        Durability::Replicated
+                    } else {
+                        Durability::Persisted
+                    };
+                    Event::Configured {
+                        min_insync_replicas: random.random_range(1..4),
+                        durability,
+                    }
                 }
             };
             let actions = leader.step(event);

@@ -4,8 +4,11 @@
 //! out: logs are created, led, resigned, configured and deleted. Directories are matched to topics by topic id, never by
 //! name. A directory that no topic of the image claims is a *stray*: renamed and kept, never deleted.
 
+use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerId, ClusterImage, Topic, TopicId};
-use kittiwake_storage::{Checkpoint, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogConfig, LogDir, Offset};
+use kittiwake_storage::{
+    Checkpoint, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset,
+};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,8 +20,7 @@ use uuid::Uuid;
 use super::leader::Reign;
 use super::replica::{Partition, Settings};
 use crate::api::ErrorCode;
-use crate::config::BrokerConfig;
-use crate::config::topic::TopicConfig;
+use crate::config::{BrokerConfig, TopicConfig};
 
 /// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
 const CREATE_THREADS: usize = 16;
@@ -67,10 +69,14 @@ enum LocalPartition {
 impl LocalTopic {
     fn get(&self, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         match self.partitions.get(&index) {
-            Some(LocalPartition::Open(partition)) if partition.is_leader() => Ok(Arc::clone(partition)),
+            Some(LocalPartition::Open(partition)) if partition.is_leader() => {
+                Ok(Arc::clone(partition))
+            }
             Some(LocalPartition::Open(_)) => Err(ErrorCode::NotLeaderOrFollower),
             Some(LocalPartition::Failed) => Err(ErrorCode::KafkaStorageError),
-            None if usize::try_from(index).is_ok_and(|index| index < self.image.partitions.len()) => {
+            None if usize::try_from(index)
+                .is_ok_and(|index| index < self.image.partitions.len()) =>
+            {
                 Err(ErrorCode::NotLeaderOrFollower)
             }
             None => Err(ErrorCode::UnknownTopicOrPartition),
@@ -78,28 +84,39 @@ impl LocalTopic {
     }
 
     fn open_partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
-        self.partitions.values().filter_map(|partition| match partition {
-            LocalPartition::Open(partition) => Some(partition),
-            LocalPartition::Failed => None,
-        })
+        self.partitions
+            .values()
+            .filter_map(|partition| match partition {
+                LocalPartition::Open(partition) => Some(partition),
+                LocalPartition::Failed => None,
+            })
     }
 }
 
 impl PartitionManager {
     /// A manager over the logs that `log_dir` has loaded; they are led once an image claims them.
-    pub fn new(node_id: BrokerId, config: Arc<BrokerConfig>, log_dir: Arc<LogDir>, loaded: Loaded) -> Self {
+    pub fn new(
+        node_id: BrokerId,
+        config: Arc<BrokerConfig>,
+        log_dir: Arc<LogDir>,
+        loaded: Loaded,
+    ) -> Self {
         let mut unclaimed = HashMap::new();
         for log in loaded.logs {
-            let id = TopicId(log.log.topic_id().into_bytes());
-            unclaimed.insert((id, log.log.partition().partition), Found::Loaded(log));
+            // The zero id, which no topic has, claims nothing: such a log stays where it is.
+            if let Some(id) = TopicId::from_bytes(log.log.topic_id().into_bytes()) {
+                unclaimed.insert((id, log.log.partition().partition), Found::Loaded(log));
+            }
         }
         for failed in loaded.failed {
             error!(partition = %failed.partition, path = %failed.path.display(), reason = %failed.reason,
                 "the log is damaged and offline; its directory is left as it is");
             // Without a readable topic id nothing can claim it, and it stays where it is.
-            if let Some(id) = failed.topic_id {
-                let index = failed.partition.partition;
-                unclaimed.insert((TopicId(id.into_bytes()), index), Found::Failed(failed));
+            if let Some(id) = failed
+                .topic_id
+                .and_then(|id| TopicId::from_bytes(id.into_bytes()))
+            {
+                unclaimed.insert((id, failed.partition.partition), Found::Failed(failed));
             }
         }
         Self {
@@ -118,8 +135,15 @@ impl PartitionManager {
     /// UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER, or KAFKA_STORAGE_ERROR where its log is offline.
     pub fn get(&self, topic: &str, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
         let registry = self.registry.read();
-        let id = registry.ids.get(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        registry.topics.get(id).ok_or(ErrorCode::UnknownTopicOrPartition)?.get(partition)
+        let id = registry
+            .ids
+            .get(topic)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        registry
+            .topics
+            .get(id)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?
+            .get(partition)
     }
 
     /// The partition of the topic with this id, where this node leads it.
@@ -127,19 +151,32 @@ impl PartitionManager {
     /// # Errors
     /// As [`PartitionManager::get`], and UNKNOWN_TOPIC_ID.
     pub fn get_by_id(&self, topic: TopicId, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
-        self.registry.read().topics.get(&topic).ok_or(ErrorCode::UnknownTopicId)?.get(partition)
+        self.registry
+            .read()
+            .topics
+            .get(&topic)
+            .ok_or(ErrorCode::UnknownTopicId)?
+            .get(partition)
     }
 
     /// Every partition with an open log, led or not.
     pub fn all(&self) -> Vec<Arc<Partition>> {
         let registry = self.registry.read();
-        registry.topics.values().flat_map(LocalTopic::open_partitions).map(Arc::clone).collect()
+        registry
+            .topics
+            .values()
+            .flat_map(LocalTopic::open_partitions)
+            .map(Arc::clone)
+            .collect()
     }
 
     /// The partitions of `topic` that this node leads, with their epochs.
     pub fn led(&self, topic: &str) -> Vec<(i32, LeaderEpoch)> {
         let registry = self.registry.read();
-        let local = registry.ids.get(topic).and_then(|id| registry.topics.get(id));
+        let local = registry
+            .ids
+            .get(topic)
+            .and_then(|id| registry.topics.get(id));
         local
             .into_iter()
             .flat_map(LocalTopic::open_partitions)
@@ -151,8 +188,12 @@ impl PartitionManager {
     /// Partitions whose logs could not be opened or created.
     pub fn failed_count(&self) -> usize {
         let registry = self.registry.read();
-        let all = registry.topics.values().flat_map(|topic| topic.partitions.values());
-        all.filter(|partition| matches!(partition, LocalPartition::Failed)).count()
+        let all = registry
+            .topics
+            .values()
+            .flat_map(|topic| topic.partitions.values());
+        all.filter(|partition| matches!(partition, LocalPartition::Failed))
+            .count()
     }
 
     /// The directory the logs are in.
@@ -168,11 +209,19 @@ impl PartitionManager {
     /// Waits until what was committed at `metadata_offset` can be used here.
     pub async fn wait_reconciled(&self, metadata_offset: u64) {
         // The sender is a field of self, so the channel cannot close during this call.
-        let _ = self.reconciled.subscribe().wait_for(|offset| *offset >= metadata_offset).await;
+        let _ = self
+            .reconciled
+            .subscribe()
+            .wait_for(|offset| *offset >= metadata_offset)
+            .await;
     }
 
     /// Follows the image until `shutdown`.
-    pub async fn run(self: Arc<Self>, mut images: watch::Receiver<Arc<ClusterImage>>, shutdown: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        mut images: watch::Receiver<Arc<ClusterImage>>,
+        shutdown: CancellationToken,
+    ) {
         loop {
             let image = Arc::clone(&images.borrow_and_update());
             let manager = Arc::clone(&self);
@@ -190,10 +239,16 @@ impl PartitionManager {
     /// Carries the difference between the image and what is here out. Blocks on the disk.
     pub fn reconcile(&self, image: &ClusterImage) {
         self.drop_deleted(image);
-        let broker_configs = [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
+        let broker_configs =
+            [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
         let same_defaults = self.registry.read().broker_configs == broker_configs;
         for topic in image.topics() {
-            let known = self.registry.read().topics.get(&topic.id).map(|local| Arc::clone(&local.image));
+            let known = self
+                .registry
+                .read()
+                .topics
+                .get(&topic.id)
+                .map(|local| Arc::clone(&local.image));
             if !(same_defaults && known.is_some_and(|known| Arc::ptr_eq(&known, topic))) {
                 self.reconcile_topic(image, topic);
             }
@@ -205,14 +260,24 @@ impl PartitionManager {
 
     /// The high watermarks of all partitions, as they are checkpointed.
     pub fn high_watermarks(&self) -> Checkpoint {
-        let of = |partition: &Arc<Partition>| (partition.log().partition().clone(), partition.high_watermark());
+        let of = |partition: &Arc<Partition>| {
+            (
+                partition.log().partition().clone(),
+                partition.high_watermark(),
+            )
+        };
         self.all().iter().map(of).collect()
     }
 
     fn drop_deleted(&self, image: &ClusterImage) {
         let deleted: Vec<LocalTopic> = {
             let mut registry = self.registry.write();
-            let gone: Vec<_> = registry.topics.keys().filter(|id| image.topic(**id).is_none()).copied().collect();
+            let gone: Vec<_> = registry
+                .topics
+                .keys()
+                .filter(|id| image.topic(**id).is_none())
+                .copied()
+                .collect();
             gone.into_iter()
                 .filter_map(|id| {
                     let topic = registry.topics.remove(&id)?;
@@ -235,7 +300,7 @@ impl PartitionManager {
     }
 
     fn reconcile_topic(&self, image: &ClusterImage, topic: &Arc<Topic>) {
-        let config = TopicConfig::of_topic(image, self.node_id, &self.config.topic_defaults, topic);
+        let config = TopicConfig::of_topic(&self.config, image, topic);
         let settings = Settings {
             batch_rules: config.batch_rules(),
             min_insync_replicas: image.min_insync_replicas(topic),
@@ -247,13 +312,15 @@ impl PartitionManager {
         }
         for partition in partitions.values() {
             if let LocalPartition::Open(partition) = partition {
-                partition.log().set_config(self.log_config(&config));
+                partition.log().set_config(config.log_config());
                 partition.configure(settings);
             }
         }
         let missing: Vec<i32> = (0i32..)
             .zip(&topic.partitions)
-            .filter(|(index, image)| image.replicas.contains(&self.node_id) && !partitions.contains_key(index))
+            .filter(|(index, image)| {
+                image.replicas.contains(&self.node_id) && !partitions.contains_key(index)
+            })
             .map(|(index, _)| index)
             .collect();
         partitions.extend(self.open_logs(topic, &config, settings, &missing));
@@ -264,10 +331,21 @@ impl PartitionManager {
         }
         let mut registry = self.registry.write();
         registry.ids.insert(topic.name.clone(), topic.id);
-        registry.topics.insert(topic.id, LocalTopic { image: Arc::clone(topic), partitions });
+        registry.topics.insert(
+            topic.id,
+            LocalTopic {
+                image: Arc::clone(topic),
+                partitions,
+            },
+        );
     }
 
-    fn follow_leadership(&self, partition: &Arc<Partition>, image: &kittiwake_raft::Partition, settings: Settings) {
+    fn follow_leadership(
+        &self,
+        partition: &Arc<Partition>,
+        image: &kittiwake_raft::Partition,
+        settings: Settings,
+    ) {
         if image.leader != Some(self.node_id) {
             if partition.is_leader() {
                 partition.resign();
@@ -303,8 +381,14 @@ impl PartitionManager {
         let open = |index: i32| {
             let opened = match self.open_log(topic, config, index) {
                 Ok((log, high_watermark)) => {
-                    let partition =
-                        Partition::new(Arc::clone(&name), topic.id, index, log, high_watermark, settings);
+                    let partition = Partition::new(
+                        Arc::clone(&name),
+                        topic.id,
+                        index,
+                        log,
+                        high_watermark,
+                        settings,
+                    );
                     LocalPartition::Open(Arc::new(partition))
                 }
                 Err(error) => {
@@ -322,25 +406,40 @@ impl PartitionManager {
             let open = &open;
             let workers: Vec<_> = missing
                 .chunks(share)
-                .map(|indexes| scope.spawn(move || indexes.iter().map(|&index| open(index)).collect::<Vec<_>>()))
+                .map(|indexes| {
+                    scope
+                        .spawn(move || indexes.iter().map(|&index| open(index)).collect::<Vec<_>>())
+                })
                 .collect();
             // A worker that panics takes the reconciliation with it, which `run` reports.
-            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().unwrap_or_default())
+                .collect()
         })
     }
 
-    fn open_log(&self, topic: &Topic, config: &TopicConfig, index: i32) -> Result<(Arc<Log>, Offset), String> {
+    fn open_log(
+        &self,
+        topic: &Topic,
+        config: &TopicConfig,
+        index: i32,
+    ) -> Result<(Arc<Log>, Offset), String> {
         let claimed = self.unclaimed.lock().remove(&(topic.id, index));
         match claimed {
             Some(Found::Loaded(loaded)) => {
-                loaded.log.set_config(self.log_config(config));
+                loaded.log.set_config(config.log_config());
                 Ok((loaded.log, loaded.high_watermark))
             }
             Some(Found::Failed(failed)) => Err(failed.reason),
             None => {
-                let id = Uuid::from_bytes(topic.id.0);
-                let created = self.log_dir.create_log(&topic.name, id, index, self.log_config(config));
-                created.map(|log| (log, Offset::ZERO)).map_err(|error| error.to_string())
+                let id = Uuid::from_bytes(*topic.id.as_bytes());
+                let created = self
+                    .log_dir
+                    .create_log(&topic.name, id, index, config.log_config());
+                created
+                    .map(|log| (log, Offset::ZERO))
+                    .map_err(|error| error.to_string())
             }
         }
     }
@@ -349,16 +448,14 @@ impl PartitionManager {
     fn set_strays_aside(&self) {
         let strays = std::mem::take(&mut *self.unclaimed.lock());
         for ((id, _), found) in strays {
-            let Found::Loaded(loaded) = found else { continue };
+            let Found::Loaded(loaded) = found else {
+                continue;
+            };
             let partition = loaded.log.partition();
             warn!(%partition, topic_id = %id, "no topic of the cluster claims this directory; it is kept as a stray");
             if let Err(error) = self.log_dir.set_stray(partition) {
                 error!(%partition, %error, "cannot rename a stray directory");
             }
         }
-    }
-
-    fn log_config(&self, config: &TopicConfig) -> LogConfig {
-        config.log_config(&self.config)
     }
 }

@@ -6,7 +6,9 @@
 
 use arc_swap::ArcSwap;
 use kittiwake_raft::TopicId;
-use kittiwake_storage::{AppendError, Appended, BatchRules, LeaderEpoch, Log, Offset, RetainError, ValidBatch};
+use kittiwake_storage::{
+    AppendError, Appended, BatchRules, LeaderEpoch, Log, Offset, RetainError, ValidBatch,
+};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,7 +170,9 @@ impl Partition {
     /// End of what read_committed consumers see: the high watermark, or the first open transaction below it.
     pub fn last_stable_offset(&self) -> Offset {
         let high_watermark = self.high_watermark();
-        self.log.first_unstable_offset().map_or(high_watermark, |unstable| unstable.min(high_watermark))
+        self.log
+            .first_unstable_offset()
+            .map_or(high_watermark, |unstable| unstable.min(high_watermark))
     }
 
     /// What batches of clients must comply with.
@@ -397,14 +401,19 @@ pub struct FetchWaiter {
 impl FetchWaiter {
     /// Waits for nothing yet.
     pub fn new() -> Self {
-        Self { woken: Arc::new(Notify::new()) }
+        Self {
+            woken: Arc::new(Notify::new()),
+        }
     }
 
     /// Has `partition` wake this fetch until the registration is dropped. Look at the partition after this, not before:
     /// what happened in between wakes nobody.
     pub fn wait_for(&self, partition: &Arc<Partition>) -> ReaderRegistration {
         partition.readers.add(&self.woken);
-        ReaderRegistration { partition: Arc::clone(partition), reader: Arc::clone(&self.woken) }
+        ReaderRegistration {
+            partition: Arc::clone(partition),
+            reader: Arc::clone(&self.woken),
+        }
     }
 
     /// Completes when a partition has woken this since the last time.

@@ -61,7 +61,8 @@ pub enum ConnectionRefused {
 impl Admission {
     /// Admission under `limits`, with nothing admitted yet.
     pub fn new(limits: Limits) -> Arc<Self> {
-        let permits = permits_for(limits.request_memory_bytes).max(permits_for(limits.frame_bytes_max));
+        let permits =
+            permits_for(limits.request_memory_bytes).max(permits_for(limits.frame_bytes_max));
         Arc::new(Self {
             memory: Arc::new(Semaphore::new(permits as usize)),
             memory_permits: permits,
@@ -79,19 +80,26 @@ impl Admission {
     pub async fn request_memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = permits_for(bytes).min(self.memory_permits);
         // The semaphore is never closed, so this waits for ever rather than failing; callers bound the wait.
-        Arc::clone(&self.memory).acquire_many_owned(permits).await.ok()
+        Arc::clone(&self.memory)
+            .acquire_many_owned(permits)
+            .await
+            .ok()
     }
 
     /// Bytes of request memory in use.
     pub fn request_memory_used(&self) -> usize {
-        (self.memory_permits as usize).saturating_sub(self.memory.available_permits()) * PERMIT_BYTES
+        (self.memory_permits as usize).saturating_sub(self.memory.available_permits())
+            * PERMIT_BYTES
     }
 
     /// Counts a connection in, until the ticket is dropped.
     ///
     /// # Errors
     /// Which limit is reached.
-    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionTicket, ConnectionRefused> {
+    pub fn connect(
+        self: &Arc<Self>,
+        address: IpAddr,
+    ) -> Result<ConnectionTicket, ConnectionRefused> {
         let mut connections = self.connections.lock();
         if connections.total >= self.limits.connections_max {
             return Err(ConnectionRefused::Total);
@@ -102,7 +110,10 @@ impl Admission {
         }
         *from_address += 1;
         connections.total += 1;
-        Ok(ConnectionTicket { admission: Arc::clone(self), address })
+        Ok(ConnectionTicket {
+            admission: Arc::clone(self),
+            address,
+        })
     }
 }
 
@@ -151,7 +162,10 @@ mod tests {
         let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let first = admission.connect(a).unwrap();
         let _second = admission.connect(a).unwrap();
-        assert_eq!(admission.connect(a).unwrap_err(), ConnectionRefused::PerAddress);
+        assert_eq!(
+            admission.connect(a).unwrap_err(),
+            ConnectionRefused::PerAddress
+        );
         let _third = admission.connect(b).unwrap();
         assert_eq!(admission.connect(b).unwrap_err(), ConnectionRefused::Total);
         drop(first);
@@ -171,6 +185,7 @@ mod tests {
     }
 
     fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
-        std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        std::pin::Pin::new(future)
+            .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
     }
 }

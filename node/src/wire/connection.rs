@@ -177,7 +177,11 @@ impl<S: Service> Connection<S> {
 
     /// Begins every request that is whole and whose turn it is. Returns the memory that the next one waits for, if any.
     fn begin_requests(&mut self, shutting_down: bool) -> Result<Option<usize>, ConnectionError> {
-        while self.close.is_none() && !shutting_down && self.out.len() < GATHER_BYTES_MAX && !self.out.has_slices() {
+        while self.close.is_none()
+            && !shutting_down
+            && self.out.len() < GATHER_BYTES_MAX
+            && !self.out.has_slices()
+        {
             let Some((size, api_key)) = self.next_frame()? else {
                 return Ok(None);
             };
@@ -201,7 +205,9 @@ impl<S: Service> Connection<S> {
         let limit = self.admission.limits().frame_bytes_max;
         let size = frame::peek_size(&self.buffer, limit)?;
         let key = self.buffer.get(SIZE_LEN..SIZE_LEN + 2);
-        Ok(size.zip(key).map(|(size, key)| (size, i16::from_be_bytes([key[0], key[1]]))))
+        Ok(size
+            .zip(key)
+            .map(|(size, key)| (size, i16::from_be_bytes([key[0], key[1]]))))
     }
 
     fn may_begin(&self, api_key: i16) -> bool {
@@ -216,7 +222,12 @@ impl<S: Service> Connection<S> {
         let flexible = |key, version| self.service.is_flexible(key, version);
         let (header, body) = frame::split_request(frame, self.decode_limits, flexible)?;
         let api_key = header.api_key;
-        let request = Request { header, body, frame_len: size, memory: self.memory.take() };
+        let request = Request {
+            header,
+            body,
+            frame_len: size,
+            memory: self.memory.take(),
+        };
         let reply = self.service.call(&self.peer, request);
         match reply {
             Reply::None => {}
@@ -261,7 +272,13 @@ impl<S: Service> Connection<S> {
 
     async fn wait(&mut self, shutdown: &CancellationToken) -> Result<Woken, ConnectionError> {
         let wants = self.bytes_wanted()?;
-        let Self { stream, buffer, in_flight, deadline_check, .. } = self;
+        let Self {
+            stream,
+            buffer,
+            in_flight,
+            deadline_check,
+            ..
+        } = self;
         let may_read = wants > 0 && self.close.is_none() && !shutdown.is_cancelled();
         let woken = tokio::select! {
             biased;
@@ -279,7 +296,9 @@ impl<S: Service> Connection<S> {
             None => SMALL_FRAME_LEN,
             Some((size, api_key)) if self.may_begin(api_key) => {
                 // Of a large frame only its rest is read, so that the next frame's bytes need not be moved.
-                (SIZE_LEN + size).saturating_sub(self.buffer.len()).max(usize::from(size < SMALL_FRAME_LEN))
+                (SIZE_LEN + size)
+                    .saturating_sub(self.buffer.len())
+                    .max(usize::from(size < SMALL_FRAME_LEN))
             }
             Some(_) => 0,
         })
@@ -301,7 +320,9 @@ impl<S: Service> Connection<S> {
                 self.buffer = BytesMut::new();
             }
         }
-        self.deadline_check.as_mut().reset(Instant::now() + check_every);
+        self.deadline_check
+            .as_mut()
+            .reset(Instant::now() + check_every);
         Ok(())
     }
 }
@@ -398,15 +419,31 @@ mod tests {
 
     async fn connect(limits: Limits) -> Fixture {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(socket.local_addr().unwrap())
+            .await
+            .unwrap();
         let (stream, address) = socket.accept().await.unwrap();
         let service = Arc::new(Echo::default());
         let shutdown = CancellationToken::new();
         let sender = Sender::new(SendCounters::default(), limits.progress_max).unwrap();
-        let peer = Arc::new(Peer { address, listener: "TEST".into() });
-        let serving =
-            serve(stream, peer, Arc::clone(&service), sender, Admission::new(limits), shutdown.clone());
-        Fixture { client, service, shutdown, served: tokio::spawn(serving) }
+        let peer = Arc::new(Peer {
+            address,
+            listener: "TEST".into(),
+        });
+        let serving = serve(
+            stream,
+            peer,
+            Arc::clone(&service),
+            sender,
+            Admission::new(limits),
+            shutdown.clone(),
+        );
+        Fixture {
+            client,
+            service,
+            shutdown,
+            served: tokio::spawn(serving),
+        }
     }
 
     fn limits() -> Limits {
@@ -484,7 +521,11 @@ mod tests {
             fixture.client.write_all(piece).await.unwrap();
         }
         assert_eq!(fixture.client.read_i32().await.unwrap(), 1);
-        assert_eq!(fixture.client.read_i32().await.unwrap(), 3, "a silent request is not answered");
+        assert_eq!(
+            fixture.client.read_i32().await.unwrap(),
+            3,
+            "a silent request is not answered"
+        );
     }
 
     #[tokio::test]
@@ -505,7 +546,11 @@ mod tests {
     #[tokio::test]
     async fn a_disconnect_drops_what_is_in_flight() {
         let mut fixture = connect(limits()).await;
-        fixture.client.write_all(&request(WAITING, 1, b"wait")).await.unwrap();
+        fixture
+            .client
+            .write_all(&request(WAITING, 1, b"wait"))
+            .await
+            .unwrap();
         until_held(&fixture.service, 1).await;
         drop(fixture.client);
         fixture.served.await.unwrap().unwrap();
@@ -516,7 +561,11 @@ mod tests {
     #[tokio::test]
     async fn a_shutdown_answers_what_is_in_flight_first() {
         let mut fixture = connect(limits()).await;
-        fixture.client.write_all(&request(WAITING, 1, b"wait")).await.unwrap();
+        fixture
+            .client
+            .write_all(&request(WAITING, 1, b"wait"))
+            .await
+            .unwrap();
         until_held(&fixture.service, 1).await;
         fixture.shutdown.cancel();
         fixture.service.held.lock().pop().unwrap().send(()).unwrap();
@@ -526,12 +575,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_that_stops_arriving_and_an_idle_connection_have_deadlines() {
-        let short =
-            Limits { progress_max: Duration::from_millis(20), idle_max: Duration::from_millis(40), ..limits() };
+        let short = Limits {
+            progress_max: Duration::from_millis(20),
+            idle_max: Duration::from_millis(40),
+            ..limits()
+        };
         let mut fixture = connect(short.clone()).await;
-        fixture.client.write_all(&request(WAITING, 1, b"")[..6]).await.unwrap();
-        assert!(matches!(fixture.served.await.unwrap(), Err(ConnectionError::FrameDeadline(6))));
+        fixture
+            .client
+            .write_all(&request(WAITING, 1, b"")[..6])
+            .await
+            .unwrap();
+        assert!(matches!(
+            fixture.served.await.unwrap(),
+            Err(ConnectionError::FrameDeadline(6))
+        ));
         let fixture = connect(short).await;
-        assert!(matches!(fixture.served.await.unwrap(), Err(ConnectionError::Idle)));
+        assert!(matches!(
+            fixture.served.await.unwrap(),
+            Err(ConnectionError::Idle)
+        ));
     }
 }

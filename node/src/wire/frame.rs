@@ -93,7 +93,15 @@ pub fn split_request(
         decoder.read_tagged_fields()?;
     }
     let body = decoder.take_bytes(decoder.remaining())?;
-    Ok((RequestHeader { api_key, api_version, correlation_id, client_id }, body))
+    Ok((
+        RequestHeader {
+            api_key,
+            api_version,
+            correlation_id,
+            client_id,
+        },
+        body,
+    ))
 }
 
 #[cfg(test)]
@@ -111,10 +119,16 @@ mod tests {
             ));
         }
         for claimed in [LIMIT as i32 + 1, i32::MAX] {
-            assert!(matches!(peek_size(&claimed.to_be_bytes(), LIMIT), Err(FrameError::TooLarge { .. })));
+            assert!(matches!(
+                peek_size(&claimed.to_be_bytes(), LIMIT),
+                Err(FrameError::TooLarge { .. })
+            ));
         }
         assert_eq!(peek_size(&[0, 0, 1], LIMIT).unwrap(), None);
-        assert_eq!(peek_size(&(LIMIT as i32).to_be_bytes(), LIMIT).unwrap(), Some(LIMIT));
+        assert_eq!(
+            peek_size(&(LIMIT as i32).to_be_bytes(), LIMIT).unwrap(),
+            Some(LIMIT)
+        );
     }
 
     #[test]
@@ -128,11 +142,17 @@ mod tests {
         whole.push(0);
         for cut in 0..whole.len() {
             let frame = Bytes::copy_from_slice(&whole[..cut]);
-            assert!(split_request(frame, DecodeLimits::default(), |_, _| true).is_err(), "cut at {cut}");
+            assert!(
+                split_request(frame, DecodeLimits::default(), |_, _| true).is_err(),
+                "cut at {cut}"
+            );
         }
-        let (header, body) =
-            split_request(Bytes::from(whole), DecodeLimits::default(), |key, version| (key, version) == (3, 12))
-                .unwrap();
+        let (header, body) = split_request(
+            Bytes::from(whole),
+            DecodeLimits::default(),
+            |key, version| (key, version) == (3, 12),
+        )
+        .unwrap();
         assert_eq!(header.correlation_id, 7);
         assert_eq!(header.client_id.as_deref(), Some("test"));
         assert!(body.is_empty());

@@ -41,7 +41,9 @@ impl<S: Service> Listener<S> {
             };
             match accepted {
                 Ok((stream, address)) => self.admit(stream, address, &tasks, &shutdown),
-                Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection ended before it began"),
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection ended before it began")
+                }
                 Err(error) => {
                     warn!(%error, listener = %self.name, "cannot accept connections; trying again");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -69,7 +71,10 @@ impl<S: Service> Listener<S> {
             debug!(%address, %error, "a connection ended before it began");
             return;
         }
-        let peer = Arc::new(Peer { address, listener: Arc::clone(&self.name) });
+        let peer = Arc::new(Peer {
+            address,
+            listener: Arc::clone(&self.name),
+        });
         let serving = connection::serve(
             stream,
             peer,
@@ -92,6 +97,8 @@ impl<S: Service> Listener<S> {
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
     )
 }

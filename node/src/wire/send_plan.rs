@@ -113,7 +113,9 @@ impl SendPlan {
 
     /// Whether any of it is record bytes in a file.
     pub fn has_slices(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Slice { .. }))
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::Slice { .. }))
     }
 
     pub(super) fn front_mut(&mut self) -> Option<&mut Part> {

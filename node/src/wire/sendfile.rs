@@ -62,7 +62,11 @@ impl Sender {
     /// # Errors
     /// `/dev/null`, which cold pages are drawn through, cannot be opened.
     pub fn new(counters: SendCounters, progress_max: Duration) -> io::Result<Self> {
-        Ok(Self { counters, cold_lane: ColdLane::new()?, progress_max })
+        Ok(Self {
+            counters,
+            cold_lane: ColdLane::new()?,
+            progress_max,
+        })
     }
 
     /// Sends all of `plan`.
@@ -76,7 +80,9 @@ impl Sender {
             match part {
                 Part::Bytes(bytes) => {
                     while bytes.has_remaining() {
-                        let sent = self.progress(stream, || send_bytes(stream.as_fd(), bytes, more)).await?;
+                        let sent = self
+                            .progress(stream, || send_bytes(stream.as_fd(), bytes, more))
+                            .await?;
                         bytes.advance(sent);
                         self.counters.encoded_bytes.inc_by(sent as u64);
                     }
@@ -104,7 +110,9 @@ impl Sender {
             return Ok(());
         }
         self.counters.cold_turns.inc();
-        self.cold_lane.warm(Arc::clone(turn.slice.file()), turn.position, turn.length).await
+        self.cold_lane
+            .warm(Arc::clone(turn.slice.file()), turn.position, turn.length)
+            .await
     }
 
     /// Tries `attempt` until it moves at least a byte, waiting for the socket in between.
@@ -120,11 +128,17 @@ impl Sender {
             let outcome = stream.try_io(Interest::WRITABLE, || {
                 let (sent, full) = attempt()?;
                 moved = sent;
-                if full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                if full {
+                    Err(io::ErrorKind::WouldBlock.into())
+                } else {
+                    Ok(())
+                }
             });
             match outcome {
                 Ok(()) => return Ok(moved),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && moved > 0 => return Ok(moved),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && moved > 0 => {
+                    return Ok(moved);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match timeout(self.progress_max, stream.writable()).await {
                         Ok(ready) => ready?,
@@ -156,7 +170,11 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn next(slice: &'a FileSlice, sent: u32) -> Self {
         let length = ((slice.length() - sent) as usize).min(TURN_BYTES);
-        Self { slice, position: slice.position() + u64::from(sent), length }
+        Self {
+            slice,
+            position: slice.position() + u64::from(sent),
+            length,
+        }
     }
 
     /// One `sendfile`: how much it moved, and whether that filled the socket.
@@ -166,7 +184,10 @@ impl<'a> Turn<'a> {
         if sent == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                format!("the segment file ends before byte {} of a slice", self.position),
+                format!(
+                    "the segment file ends before byte {} of a slice",
+                    self.position
+                ),
             ));
         }
         Ok((sent, sent < self.length))
@@ -180,7 +201,8 @@ impl<'a> Turn<'a> {
     fn is_resident(&self) -> bool {
         match pages_in_cache(self.slice.as_fd(), self.position, self.length as u64) {
             Ok(cached) => {
-                cached >= pages_spanned(self.position, self.length as u64) && self.last_byte_is_ready()
+                cached >= pages_spanned(self.position, self.length as u64)
+                    && self.last_byte_is_ready()
             }
             Err(Errno::EOPNOTSUPP) => true,
             Err(_) => self.slice.is_active() && self.last_byte_is_ready(),
@@ -255,7 +277,10 @@ struct ColdLane {
 impl ColdLane {
     fn new() -> io::Result<Self> {
         let sink = OpenOptions::new().write(true).open("/dev/null")?;
-        Ok(Self { reads: Arc::new(Semaphore::new(COLD_READS_MAX)), sink: Arc::new(sink) })
+        Ok(Self {
+            reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
+            sink: Arc::new(sink),
+        })
     }
 
     /// Reads the range into the page cache: `sendfile` into `/dev/null` waits for each page and copies none.

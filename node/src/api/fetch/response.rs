@@ -26,12 +26,12 @@ const TOPIC_IDS_FROM: i16 = 13;
 const ENDPOINTS_FROM: i16 = 16;
 
 /// "Not known", for offsets in a response with an error.
-pub const UNKNOWN_OFFSET: i64 = -1;
+pub(super) const UNKNOWN_OFFSET: i64 = -1;
 const NO_PREFERRED_REPLICA: i32 = -1;
 
 /// A whole response.
 #[derive(Debug, Default)]
-pub struct Response {
+pub(super) struct Response {
     /// An error of the request as a whole.
     pub error: Option<ErrorCode>,
     /// The session this belongs to, or 0.
@@ -44,7 +44,7 @@ pub struct Response {
 
 /// Partitions of one topic.
 #[derive(Debug)]
-pub struct Topic {
+pub(super) struct Topic {
     /// Its name, used below v13.
     pub name: StrBytes,
     /// Its id, used from v13 on.
@@ -55,7 +55,7 @@ pub struct Topic {
 
 /// One partition.
 #[derive(Debug)]
-pub struct Partition {
+pub(super) struct Partition {
     /// Its number.
     pub index: i32,
     /// What went wrong, or none.
@@ -78,7 +78,7 @@ pub struct Partition {
 
 impl Partition {
     /// A partition that answers nothing but `error`.
-    pub fn failed(index: i32, error: ErrorCode) -> Self {
+    pub(super) fn failed(index: i32, error: ErrorCode) -> Self {
         Self {
             index,
             error,
@@ -93,14 +93,17 @@ impl Partition {
     }
 
     /// Bytes of its records.
-    pub fn records_len(&self) -> usize {
-        self.slices.iter().map(|slice| slice.length as usize).sum()
+    pub(super) fn records_len(&self) -> usize {
+        self.slices
+            .iter()
+            .map(|slice| slice.length() as usize)
+            .sum()
     }
 }
 
 /// Where a broker is reached.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(super) struct Endpoint {
     /// Its id.
     pub node_id: i32,
     /// Host name or address.
@@ -112,13 +115,19 @@ pub struct Endpoint {
 }
 
 /// Encodes `response` to the request with `correlation_id`.
-pub fn encode(response: Response, correlation_id: i32, version: i16) -> SendPlan {
-    let mut encoder = Encoder { plan: SendPlan::default(), bytes: BytesMut::with_capacity(256), version };
+pub(super) fn encode(response: Response, correlation_id: i32, version: i16) -> SendPlan {
+    let mut encoder = Encoder {
+        plan: SendPlan::default(),
+        bytes: BytesMut::with_capacity(256),
+        version,
+    };
     encoder.bytes.put_i32(0);
     encoder.bytes.put_i32(correlation_id);
     encoder.no_tags();
     encoder.response(response);
-    let Encoder { mut plan, bytes, .. } = encoder;
+    let Encoder {
+        mut plan, bytes, ..
+    } = encoder;
     plan.push_bytes(bytes);
     plan.set_frame_size();
     plan
@@ -135,7 +144,8 @@ impl Encoder {
     fn response(&mut self, response: Response) {
         self.bytes.put_i32(0);
         if self.version >= 7 {
-            self.bytes.put_i16(response.error.unwrap_or(ErrorCode::None).code());
+            self.bytes
+                .put_i16(response.error.unwrap_or(ErrorCode::None).code());
             self.bytes.put_i32(response.session_id);
         }
         self.array_len(response.topics.len());
@@ -198,7 +208,7 @@ impl Encoder {
     }
 
     fn records(&mut self, slices: Vec<FileSlice>) {
-        let length: usize = slices.iter().map(|slice| slice.length as usize).sum();
+        let length: usize = slices.iter().map(|slice| slice.length() as usize).sum();
         if self.flexible() {
             put_unsigned_varint(&mut self.bytes, length as u32 + 1);
         } else {
@@ -317,7 +327,12 @@ mod tests {
             current_leader: None,
             slices: vec![slice(2, 4), slice(10, 3)],
         };
-        let empty = Partition { index: 8, read_committed: false, slices: Vec::new(), ..Partition::failed(8, ErrorCode::None) };
+        let empty = Partition {
+            index: 8,
+            read_committed: false,
+            slices: Vec::new(),
+            ..Partition::failed(8, ErrorCode::None)
+        };
         let moved = Partition {
             diverging: Some((4, 44)),
             current_leader: Some((2, 5)),
@@ -327,10 +342,23 @@ mod tests {
             error: None,
             session_id: 77,
             topics: vec![
-                Topic { name: "a".into(), id: Uuid::from_bytes([1; 16]), partitions: vec![full, empty] },
-                Topic { name: "b".into(), id: Uuid::from_bytes([2; 16]), partitions: vec![moved] },
+                Topic {
+                    name: "a".into(),
+                    id: Uuid::from_bytes([1; 16]),
+                    partitions: vec![full, empty],
+                },
+                Topic {
+                    name: "b".into(),
+                    id: Uuid::from_bytes([2; 16]),
+                    partitions: vec![moved],
+                },
             ],
-            endpoints: vec![Endpoint { node_id: 2, host: "h".into(), port: 9092, rack: Some("r".into()) }],
+            endpoints: vec![Endpoint {
+                node_id: 2,
+                host: "h".into(),
+                port: 9092,
+                rack: Some("r".into()),
+            }],
         }
     }
 
@@ -340,25 +368,49 @@ mod tests {
         for version in 4..=18 {
             let plan = encode(sample(), 1234, version);
             let bytes = flatten(plan);
-            assert_eq!(&bytes[..4], &((bytes.len() - 4) as i32).to_be_bytes(), "size of v{version}");
+            assert_eq!(
+                &bytes[..4],
+                &((bytes.len() - 4) as i32).to_be_bytes(),
+                "size of v{version}"
+            );
             assert_eq!(&bytes[4..8], &1234i32.to_be_bytes());
             let header_len = if version >= FLEXIBLE_FROM { 9 } else { 8 };
             let body = Bytes::copy_from_slice(&bytes[header_len..]);
-            let decoded =
-                FetchResponse::decode_from_bytes(body, ApiVersion::new(version), DecodeLimits::default()).unwrap();
+            let decoded = FetchResponse::decode_from_bytes(
+                body,
+                ApiVersion::new(version),
+                DecodeLimits::default(),
+            )
+            .unwrap();
             assert_eq!(decoded.session_id, if version >= 7 { 77 } else { 0 });
             let full = &decoded.responses[0].partitions[0];
             assert_eq!(full.records.as_deref(), Some(&b"2345abc"[..]), "v{version}");
             assert_eq!((full.high_watermark, full.last_stable_offset), (90, 80));
             assert_eq!(full.aborted_transactions.as_ref().map(Vec::len), Some(0));
             let empty = &decoded.responses[0].partitions[1];
-            assert_eq!(empty.records.as_deref(), Some(&b""[..]), "empty, never null");
+            assert_eq!(
+                empty.records.as_deref(),
+                Some(&b""[..]),
+                "empty, never null"
+            );
             assert!(empty.aborted_transactions.is_none());
             let moved = &decoded.responses[1].partitions[0];
             assert_eq!(moved.error_code, 6);
             if version >= FLEXIBLE_FROM {
-                assert_eq!((moved.diverging_epoch.epoch, moved.diverging_epoch.end_offset), (4, 44));
-                assert_eq!((moved.current_leader.leader_id, moved.current_leader.leader_epoch), (2, 5));
+                assert_eq!(
+                    (
+                        moved.diverging_epoch.epoch,
+                        moved.diverging_epoch.end_offset
+                    ),
+                    (4, 44)
+                );
+                assert_eq!(
+                    (
+                        moved.current_leader.leader_id,
+                        moved.current_leader.leader_epoch
+                    ),
+                    (2, 5)
+                );
             }
             if version >= TOPIC_IDS_FROM {
                 assert_eq!(decoded.responses[1].topic_id, Uuid::from_bytes([2; 16]));

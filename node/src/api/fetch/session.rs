@@ -20,10 +20,10 @@ const INITIAL_EPOCH: i32 = 0;
 /// The epoch that ends a session, or of a fetch without one.
 const FINAL_EPOCH: i32 = -1;
 /// "No session".
-pub const NO_SESSION: i32 = 0;
+pub(super) const NO_SESSION: i32 = 0;
 
 /// A session idle for this long gives way to a new one (`min.incremental.fetch.session.eviction.ms`).
-pub const EVICTION_MS: i64 = 120_000;
+pub(super) const EVICTION_MS: i64 = 120_000;
 
 /// Which partition, as the client names it: by topic name below v13, by topic id from v13 on.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -62,7 +62,11 @@ pub struct Told {
     pub log_start_offset: i64,
 }
 
-const TOLD_NOTHING: Told = Told { high_watermark: -1, last_stable_offset: -1, log_start_offset: -1 };
+const TOLD_NOTHING: Told = Told {
+    high_watermark: -1,
+    last_stable_offset: -1,
+    log_start_offset: -1,
+};
 
 #[derive(Debug)]
 struct SessionPartition {
@@ -94,12 +98,22 @@ impl Session {
     }
 
     fn want(&mut self, wanted: Wanted) {
-        if let Some(known) = self.place.get(&wanted.key).and_then(|place| self.order.get_mut(place)) {
+        if let Some(known) = self
+            .place
+            .get(&wanted.key)
+            .and_then(|place| self.order.get_mut(place))
+        {
             known.wanted = wanted;
             return;
         }
         self.place.insert(wanted.key.clone(), self.next_place);
-        self.order.insert(self.next_place, SessionPartition { wanted, told: TOLD_NOTHING });
+        self.order.insert(
+            self.next_place,
+            SessionPartition {
+                wanted,
+                told: TOLD_NOTHING,
+            },
+        );
         self.next_place += 1;
     }
 
@@ -110,7 +124,10 @@ impl Session {
     }
 
     fn wanted(&self) -> Vec<Wanted> {
-        self.order.values().map(|partition| partition.wanted.clone()).collect()
+        self.order
+            .values()
+            .map(|partition| partition.wanted.clone())
+            .collect()
     }
 }
 
@@ -135,7 +152,10 @@ pub struct SessionCache {
 impl SessionCache {
     /// A cache of at most `slots` sessions (`max.incremental.fetch.session.cache.slots`).
     pub fn new(slots: usize) -> Self {
-        Self { sessions: HashMap::new(), slots }
+        Self {
+            sessions: HashMap::new(),
+            slots,
+        }
     }
 
     /// Sessions held.
@@ -158,17 +178,31 @@ impl SessionCache {
         match request.session_epoch {
             FINAL_EPOCH => {
                 self.sessions.remove(&request.session_id);
-                Ok(FetchContext { wanted: wanted(request).collect(), session_id: NO_SESSION, incremental: false })
+                Ok(FetchContext {
+                    wanted: wanted(request).collect(),
+                    session_id: NO_SESSION,
+                    incremental: false,
+                })
             }
             INITIAL_EPOCH => {
                 self.sessions.remove(&request.session_id);
                 let wanted: Vec<_> = wanted(request).collect();
-                let session_id = if wanted.is_empty() { NO_SESSION } else { self.open(&wanted, by_id, now_ms, fresh_id) };
-                Ok(FetchContext { wanted, session_id, incremental: false })
+                let session_id = if wanted.is_empty() {
+                    NO_SESSION
+                } else {
+                    self.open(&wanted, by_id, now_ms, fresh_id)
+                };
+                Ok(FetchContext {
+                    wanted,
+                    session_id,
+                    incremental: false,
+                })
             }
             epoch => {
-                let session =
-                    self.sessions.get_mut(&request.session_id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
+                let session = self
+                    .sessions
+                    .get_mut(&request.session_id)
+                    .ok_or(ErrorCode::FetchSessionIdNotFound)?;
                 if session.next_epoch != epoch {
                     return Err(ErrorCode::InvalidFetchSessionEpoch);
                 }
@@ -183,14 +217,24 @@ impl SessionCache {
                 for wanted in wanted(request) {
                     session.want(wanted);
                 }
-                Ok(FetchContext { wanted: session.wanted(), session_id: request.session_id, incremental: true })
+                Ok(FetchContext {
+                    wanted: session.wanted(),
+                    session_id: request.session_id,
+                    incremental: true,
+                })
             }
         }
     }
 
     /// Takes note of what a response tells of a partition, and says whether the response must contain it: a full one
     /// contains everything, an incremental one what has `content` (records or an error) or news.
-    pub fn tell(&mut self, context: &FetchContext, key: &PartitionKey, told: Told, content: Content) -> bool {
+    pub fn tell(
+        &mut self,
+        context: &FetchContext,
+        key: &PartitionKey,
+        told: Told,
+        content: Content,
+    ) -> bool {
         let Some(session) = self.sessions.get_mut(&context.session_id) else {
             return true;
         };
@@ -202,7 +246,11 @@ impl SessionCache {
         };
         let news = partition.told != told || content != Content::Nothing;
         // An error is told again on every fetch until it is over, as is what comes after it.
-        partition.told = if content == Content::Error { TOLD_NOTHING } else { told };
+        partition.told = if content == Content::Error {
+            TOLD_NOTHING
+        } else {
+            told
+        };
         if content == Content::Records
             && let Some(partition) = session.order.remove(&place)
         {
@@ -230,7 +278,10 @@ impl SessionCache {
 
     /// Drops the session that was not used for longest, if that is long enough.
     fn evict(&mut self, now_ms: i64) -> bool {
-        let oldest = self.sessions.iter().min_by_key(|(_, session)| session.last_used_ms);
+        let oldest = self
+            .sessions
+            .iter()
+            .min_by_key(|(_, session)| session.last_used_ms);
         match oldest.map(|(&id, session)| (id, session.last_used_ms)) {
             Some((id, last_used_ms)) if now_ms - last_used_ms >= EVICTION_MS => {
                 self.sessions.remove(&id);
@@ -254,17 +305,20 @@ pub enum Content {
 
 fn wanted(request: &FetchRequest) -> impl Iterator<Item = Wanted> {
     request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition: &FetchPartition| Wanted {
-            key: PartitionKey {
-                topic: topic.topic.clone(),
-                topic_id: topic.topic_id,
-                partition: partition.partition,
-            },
-            fetch_offset: partition.fetch_offset,
-            current_leader_epoch: partition.current_leader_epoch,
-            last_fetched_epoch: partition.last_fetched_epoch,
-            partition_max_bytes: partition.partition_max_bytes,
-        })
+        topic
+            .partitions
+            .iter()
+            .map(|partition: &FetchPartition| Wanted {
+                key: PartitionKey {
+                    topic: topic.topic.clone(),
+                    topic_id: topic.topic_id,
+                    partition: partition.partition,
+                },
+                fetch_offset: partition.fetch_offset,
+                current_leader_epoch: partition.current_leader_epoch,
+                last_fetched_epoch: partition.last_fetched_epoch,
+                partition_max_bytes: partition.partition_max_bytes,
+            })
     })
 }
 
@@ -283,7 +337,11 @@ mod tests {
     use super::*;
     use kafka_wire::fetch_request::{FetchTopic, ForgottenTopic};
 
-    const TOLD: Told = Told { high_watermark: 5, last_stable_offset: 5, log_start_offset: 0 };
+    const TOLD: Told = Told {
+        high_watermark: 5,
+        last_stable_offset: 5,
+        log_start_offset: 0,
+    };
 
     fn request(session_id: i32, session_epoch: i32, partitions: &[i32]) -> FetchRequest {
         let mut topic = FetchTopic::default();
@@ -306,7 +364,11 @@ mod tests {
     }
 
     fn numbers(context: &FetchContext) -> Vec<i32> {
-        context.wanted.iter().map(|wanted| wanted.key.partition).collect()
+        context
+            .wanted
+            .iter()
+            .map(|wanted| wanted.key.partition)
+            .collect()
     }
 
     fn open(cache: &mut SessionCache, partitions: &[i32]) -> FetchContext {
@@ -319,13 +381,25 @@ mod tests {
         let first = open(&mut cache, &[0, 1]);
         assert_eq!((first.session_id, first.incremental), (77, false));
         for wanted in &first.wanted {
-            assert!(cache.tell(&first, &wanted.key, TOLD, Content::Nothing), "a full response holds all");
+            assert!(
+                cache.tell(&first, &wanted.key, TOLD, Content::Nothing),
+                "a full response holds all"
+            );
         }
         let second = cache.begin(&request(77, 1, &[]), 12, 1, 0).unwrap();
         assert_eq!(numbers(&second), [0, 1]);
-        assert!(!cache.tell(&second, &second.wanted[0].key, TOLD, Content::Nothing), "nothing new is left out");
-        let moved = Told { high_watermark: 6, ..TOLD };
-        assert!(cache.tell(&second, &second.wanted[1].key, moved, Content::Nothing), "a moved watermark is news");
+        assert!(
+            !cache.tell(&second, &second.wanted[0].key, TOLD, Content::Nothing),
+            "nothing new is left out"
+        );
+        let moved = Told {
+            high_watermark: 6,
+            ..TOLD
+        };
+        assert!(
+            cache.tell(&second, &second.wanted[1].key, moved, Content::Nothing),
+            "a moved watermark is news"
+        );
     }
 
     #[test]
@@ -357,12 +431,26 @@ mod tests {
         let mut cache = SessionCache::new(2);
         open(&mut cache, &[0]);
         let error = |cache: &mut SessionCache, id, epoch, version| {
-            cache.begin(&request(id, epoch, &[]), version, 1, 0).unwrap_err()
+            cache
+                .begin(&request(id, epoch, &[]), version, 1, 0)
+                .unwrap_err()
         };
-        assert_eq!(error(&mut cache, 5, 1, 12), ErrorCode::FetchSessionIdNotFound);
-        assert_eq!(error(&mut cache, 77, 2, 12), ErrorCode::InvalidFetchSessionEpoch);
-        assert_eq!(error(&mut cache, 77, 1, 13), ErrorCode::FetchSessionTopicIdError);
-        assert!(cache.begin(&request(77, 1, &[]), 12, 1, 0).is_ok(), "an error does not use the epoch up");
+        assert_eq!(
+            error(&mut cache, 5, 1, 12),
+            ErrorCode::FetchSessionIdNotFound
+        );
+        assert_eq!(
+            error(&mut cache, 77, 2, 12),
+            ErrorCode::InvalidFetchSessionEpoch
+        );
+        assert_eq!(
+            error(&mut cache, 77, 1, 13),
+            ErrorCode::FetchSessionTopicIdError
+        );
+        assert!(
+            cache.begin(&request(77, 1, &[]), 12, 1, 0).is_ok(),
+            "an error does not use the epoch up"
+        );
     }
 
     #[test]
@@ -371,7 +459,10 @@ mod tests {
             let mut cache = SessionCache::new(1);
             open(&mut cache, &[0]);
             let context = cache.begin(&request(77, epoch, &[0]), 12, 1, 78).unwrap();
-            assert_eq!(context.session_id, if epoch == FINAL_EPOCH { NO_SESSION } else { 78 });
+            assert_eq!(
+                context.session_id,
+                if epoch == FINAL_EPOCH { NO_SESSION } else { 78 }
+            );
             assert!(cache.begin(&request(77, 1, &[]), 12, 1, 0).is_err());
         }
     }
@@ -380,9 +471,13 @@ mod tests {
     fn a_full_cache_gives_way_only_to_time() {
         let mut cache = SessionCache::new(1);
         open(&mut cache, &[0]);
-        let refused = cache.begin(&request(0, 0, &[0]), 12, EVICTION_MS - 1, 80).unwrap();
+        let refused = cache
+            .begin(&request(0, 0, &[0]), 12, EVICTION_MS - 1, 80)
+            .unwrap();
         assert_eq!(refused.session_id, NO_SESSION);
-        let opened = cache.begin(&request(0, 0, &[0]), 12, EVICTION_MS, 81).unwrap();
+        let opened = cache
+            .begin(&request(0, 0, &[0]), 12, EVICTION_MS, 81)
+            .unwrap();
         assert_eq!((opened.session_id, cache.len()), (81, 1));
     }
 }

@@ -1,0 +1,355 @@
+//! A node from start to stop.
+//!
+//! Start: lock the data directory, open the metadata log and the partition logs side by side, wait for the controller,
+//! register, bring partitions in step with the image, be unfenced, serve. Stop: the same backwards, the clean-shutdown
+//! marker last.
+
+use anyhow::{Context, Result, anyhow};
+use kittiwake_raft::{
+    BrokerEpoch, DirectoryId, Endpoint, IncarnationId, MetadataQuorum, QuorumOptions,
+    RegisterBroker,
+};
+use kittiwake_storage::{Loaded, LogDir, LogDirOptions};
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::api::fetch::SessionCache;
+use crate::api::{self, KafkaService};
+use crate::broker::{Broker, now_ms};
+use crate::config::BrokerConfig;
+use crate::controller::registration;
+use crate::metrics::Metrics;
+use crate::partition::PartitionManager;
+use crate::partition::housekeeping::{self, Periods};
+use crate::wire::admission::{Admission, Limits};
+use crate::wire::listener::Listener;
+use crate::wire::sendfile::{SendCounters, Sender};
+
+/// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
+const CONTROLLER_WAIT: Duration = Duration::from_secs(10);
+
+/// Where the kernel says which boot this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Sealed segments open at a time; half of what an ordinary `ulimit -n` of 20,000 leaves beside connections.
+const OPEN_SEGMENTS_MAX: usize = 4096;
+
+/// Where a node can be reached, once it can.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Kafka listeners: name and address.
+    pub kafka: Vec<(String, SocketAddr)>,
+}
+
+/// Runs a node until `shutdown`; `on_ready` is called once clients are served.
+///
+/// # Errors
+/// Whatever keeps the node from starting, or from stopping cleanly: one clear sentence.
+pub async fn run(
+    config: BrokerConfig,
+    shutdown: CancellationToken,
+    on_ready: impl FnOnce(&Bound) + Send,
+) -> Result<()> {
+    let node = Node::start(Arc::new(config), shutdown.clone()).await?;
+    on_ready(&node.bound);
+    info!(node = %node.broker.node_id, listeners = ?node.bound.kafka, "serving");
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        reason = node.broker.quorum.failed() => {
+            error!(%reason, "the metadata quorum has failed; the node stops");
+            shutdown.cancel();
+            node.stop().await?;
+            return Err(anyhow!("the metadata quorum has failed: {reason}"));
+        }
+    }
+    node.stop().await
+}
+
+struct Node {
+    broker: Arc<Broker>,
+    bound: Bound,
+    epoch: BrokerEpoch,
+    /// Connections; they end by themselves after shutdown.
+    connections: TaskTracker,
+    /// Everything else.
+    tasks: TaskTracker,
+}
+
+impl Node {
+    async fn start(config: Arc<BrokerConfig>, shutdown: CancellationToken) -> Result<Self> {
+        let sockets = bind(&config).await?;
+        let metrics = Arc::new(Metrics::new(api::served().map(|api| (api.key, api.name))));
+        let (log_dir, loaded) = open_logs(&config, &metrics).await?;
+        let log_dir = Arc::new(log_dir);
+        let quorum = open_quorum(&config).await?;
+        let partitions = Arc::new(PartitionManager::new(
+            config.node_id,
+            Arc::clone(&config),
+            Arc::clone(&log_dir),
+            loaded,
+        ));
+        let slots = config.max_incremental_fetch_session_cache_slots;
+        let broker = Arc::new(Broker {
+            node_id: config.node_id,
+            quorum: quorum.clone(),
+            partitions: Arc::clone(&partitions),
+            fetch_sessions: Mutex::new(SessionCache::new(slots)),
+            metrics,
+            config: Arc::clone(&config),
+        });
+        let tasks = TaskTracker::new();
+        let epoch = join_cluster(&broker, &sockets, &tasks, &shutdown).await?;
+        let periods = Periods {
+            retention: config.log_retention_check_interval_ms,
+            checkpoint: config.replica_high_watermark_checkpoint_interval_ms,
+        };
+        tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
+        let connections = TaskTracker::new();
+        let bound = serve(&broker, sockets, &connections, &tasks, &shutdown)?;
+        Ok(Self {
+            broker,
+            bound,
+            epoch,
+            connections,
+            tasks,
+        })
+    }
+
+    /// Answers what is in flight, flushes, and leaves the clean-shutdown marker.
+    async fn stop(self) -> Result<()> {
+        info!("stopping");
+        let deadline = self.broker.config.kittiwake_shutdown_timeout_ms;
+        self.tasks.close();
+        self.connections.close();
+        if timeout(deadline, self.connections.wait()).await.is_err() {
+            warn!(
+                open = self.connections.len(),
+                "connections are still open after {deadline:?}; they are cut"
+            );
+        }
+        if timeout(deadline, self.tasks.wait()).await.is_err() {
+            warn!(
+                running = self.tasks.len(),
+                "tasks are still running after {deadline:?}"
+            );
+        }
+        let partitions = Arc::clone(&self.broker.partitions);
+        let threads = self.broker.config.num_recovery_threads_per_data_dir;
+        let closed = spawn_blocking(move || {
+            let high_watermarks = partitions.high_watermarks();
+            partitions
+                .log_dir()
+                .shutdown_clean(self.epoch.0, &high_watermarks, threads)
+        });
+        let closed = closed.await.context("closing the logs")?;
+        self.broker.quorum.shutdown().await;
+        closed.context("the logs could not be closed cleanly; the next start recovers them")?;
+        info!("stopped");
+        Ok(())
+    }
+}
+
+struct Socket {
+    name: Arc<str>,
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+async fn bind(config: &BrokerConfig) -> Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for listener in &config.listeners.0 {
+        let socket = TcpListener::bind(listener.address.bind_address())
+            .await
+            .with_context(|| {
+                format!(
+                    "listener {} cannot listen on {}",
+                    listener.name, listener.address
+                )
+            })?;
+        let address = socket.local_addr()?;
+        sockets.push(Socket {
+            name: listener.name.as_str().into(),
+            socket,
+            address,
+        });
+    }
+    Ok(sockets)
+}
+
+async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result<(LogDir, Loaded)> {
+    let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
+    let opened = spawn_blocking(move || {
+        let begun = Instant::now();
+        let options = LogDirOptions {
+            cluster_id: config.cluster_id.to_string(),
+            node_id: config.node_id.0,
+            boot_id_path: BOOT_ID.into(),
+            free_floor_bytes: config.kittiwake_disk_free_min_bytes,
+            open_segments_max: OPEN_SEGMENTS_MAX,
+        };
+        let path: &Path = config.log_dirs.as_ref();
+        let log_dir = LogDir::open(path, &options)?;
+        // Until the image is known every log has the broker's defaults; claiming it sets its topic's.
+        let defaults =
+            crate::config::TopicConfig::resolve(&config, &Default::default()).log_config();
+        let loaded = log_dir
+            .load(
+                |_, _| defaults,
+                config.num_recovery_threads_per_data_dir,
+                now_ms(),
+            )
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        report_recovery(&loaded, &metrics, begun.elapsed());
+        anyhow::Ok((log_dir, loaded))
+    });
+    opened.await.context("opening the logs")?
+}
+
+fn report_recovery(loaded: &Loaded, metrics: &Metrics, took: Duration) {
+    let recovered = || loaded.logs.iter().map(|log| &log.recovery);
+    let checked: u64 = recovered().map(|recovery| recovery.checked_bytes).sum();
+    let set_aside: usize = recovered().map(|recovery| recovery.set_aside.len()).sum();
+    metrics.recovery.logs.set(loaded.logs.len() as i64);
+    metrics.recovery.failed_logs.set(loaded.failed.len() as i64);
+    metrics.recovery.scanned_bytes.set(checked as i64);
+    metrics.recovery.set_aside_files.set(set_aside as i64);
+    metrics.recovery.seconds.set(took.as_secs_f64());
+    info!(
+        logs = loaded.logs.len(),
+        failed = loaded.failed.len(),
+        checked,
+        set_aside,
+        ?took,
+        "logs opened"
+    );
+}
+
+async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
+    let voters = config
+        .cluster_voters
+        .0
+        .iter()
+        .map(|(id, address)| (*id, address.to_string()))
+        .collect();
+    let path: &Path = config.log_dirs.as_ref();
+    let options = QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
+    let quorum = MetadataQuorum::open(options)
+        .await
+        .context("cannot open the metadata log")?;
+    while quorum
+        .wait_for_leader(Instant::now() + CONTROLLER_WAIT)
+        .await
+        .is_err()
+    {
+        warn!("no controller yet: a majority of cluster.voters must be up");
+    }
+    Ok(quorum)
+}
+
+/// Registers, brings partitions in step and lets the broker lead.
+async fn join_cluster(
+    broker: &Arc<Broker>,
+    sockets: &[Socket],
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<BrokerEpoch> {
+    let config = &broker.config;
+    let log_dir = broker.partitions.log_dir();
+    let directory_id = DirectoryId::from_bytes(log_dir.directory_id().into_bytes())
+        .context("meta.properties has the zero directory.id, which no directory has")?;
+    let incarnation_id =
+        IncarnationId::from_bytes(Uuid::new_v4().into_bytes()).context("a random id was zero")?;
+    let hostname = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    let port = |name: &str| {
+        sockets
+            .iter()
+            .find(|socket| &*socket.name == name)
+            .map_or(0, |socket| socket.address.port())
+    };
+    let endpoints = config
+        .advertised(port, &hostname)
+        .into_iter()
+        .map(|listener| Endpoint {
+            listener: listener.name,
+            host: listener.address.host,
+            port: listener.address.port,
+        })
+        .collect();
+    let registration = RegisterBroker {
+        broker: config.node_id,
+        incarnation_id,
+        directory_id,
+        endpoints,
+        rack: config.broker_rack.clone(),
+        last_stop: registration::last_stop(log_dir.last_stop()),
+    };
+    let epoch = registration::register(&broker.quorum, registration)
+        .await
+        .context("cannot register")?;
+    tasks.spawn(Arc::clone(&broker.partitions).run(broker.quorum.watch(), shutdown.clone()));
+    broker
+        .partitions
+        .wait_reconciled(broker.image().offset)
+        .await;
+    let leading_from = registration::unfence(&broker.quorum, config.node_id, epoch)
+        .await
+        .context("cannot be unfenced")?;
+    broker.partitions.wait_reconciled(leading_from).await;
+    Ok(epoch)
+}
+
+fn serve(
+    broker: &Arc<Broker>,
+    sockets: Vec<Socket>,
+    connections: &TaskTracker,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<Bound> {
+    let config = &broker.config;
+    let admission = Admission::new(Limits {
+        frame_bytes_max: config.socket_request_max_bytes,
+        request_memory_bytes: config.queued_max_request_bytes,
+        connections_max: config.max_connections,
+        connections_per_address_max: config.max_connections_per_ip,
+        idle_max: config.connections_max_idle_ms,
+        progress_max: config.request_progress_timeout_ms,
+    });
+    let metrics = &broker.metrics;
+    let counters = SendCounters {
+        sendfile_bytes: metrics.bytes_out.sendfile.clone(),
+        encoded_bytes: metrics.bytes_out.copy.clone(),
+        hot_turns: metrics.fetch_slices.hot.clone(),
+        cold_turns: metrics.fetch_slices.cold.clone(),
+    };
+    let sender = Sender::new(counters, config.request_progress_timeout_ms)
+        .context("cannot open /dev/null")?;
+    let service = Arc::new(KafkaService::new(Arc::clone(broker)));
+    let mut bound = Bound { kafka: Vec::new() };
+    for Socket {
+        name,
+        socket,
+        address,
+    } in sockets
+    {
+        bound.kafka.push((name.to_string(), address));
+        let listener = Listener {
+            socket,
+            name,
+            service: Arc::clone(&service),
+            sender: sender.clone(),
+            admission: Arc::clone(&admission),
+        };
+        tasks.spawn(listener.run(connections.clone(), shutdown.clone()));
+    }
+    Ok(bound)
+}
