@@ -3,11 +3,23 @@
 
 use std::fmt;
 
+pub mod consume;
+mod figures;
+pub mod latency;
+mod load;
+mod pacer;
+pub mod produce;
 pub mod transfer;
 
 /// Measure a broker, or this machine.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Write as fast as the broker takes it
+    Produce(produce::Args),
+    /// Read a topic from its beginning as fast as the broker sends it
+    Consume(consume::Args),
+    /// Measure how long records take
+    Latency(latency::Args),
     /// Compare ways to send and receive a file over TCP
     Transfer(transfer::Args),
 }
@@ -25,6 +37,9 @@ pub struct Args {
 /// One sentence: what could not be measured and why.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
+        Command::Produce(args) => produce::run(args).await,
+        Command::Consume(args) => consume::run(args).await,
+        Command::Latency(args) => latency::run(args).await,
         Command::Transfer(args) => transfer::run(args).await,
     }
 }
