@@ -15,34 +15,29 @@
 //! behind a number that tells this run's records from any other (u64): the consumer is in the same
 //! process, so it reads the same clock.
 
-use std::collections::VecDeque;
+mod arrivals;
+mod reader;
+mod senders;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use kafka_wire::{FetchRequest, ProduceRequest};
 use serde::Serialize;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::consume::{Progress, ReadPlan, read};
+use self::arrivals::Arrivals;
+use self::reader::{Reader, Reading};
+use self::senders::{Sent, at_a_rate, one_at_a_time};
 use super::figures::{Latencies, Percentiles, Throughput, Usage, Watch};
-use super::load::{BATCH_BYTES_MAX, Share, Target, Text, shares};
-use super::pacer::Pacer;
+use super::load::{BATCH_BYTES_MAX, Share, Target, shares};
 use super::{Output, parse_bytes};
-use crate::client::{
-    Acks, Client, ClientError, Codec, Connection, ConsumerConfig, RecordData, StartOffset, Topic,
-    encode_batch, fetch_request, now_ms, partition_records, produce_request, produce_result,
-};
+use crate::client::{Acks, Client};
 
 /// The run's number and the due time at the start of each value.
 const STAMP_BYTES: usize = 16;
-/// What is due goes into batches of at most this many bytes.
-const OPEN_BATCH_BYTES: usize = 512 << 10;
-
 /// Measure how long records take.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -96,16 +91,6 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("expected records per second, above 0 and at most {RATE_MAX}"))
 }
 
-/// What the other consumer read while records were measured.
-#[derive(Debug, Serialize)]
-struct Reader {
-    topic: String,
-    passes: u32,
-    /// False when measuring ended before reading did.
-    finished: bool,
-    throughput: Throughput,
-}
-
 #[derive(Debug, Serialize)]
 struct Report {
     topic: String,
@@ -137,13 +122,6 @@ struct Run {
     stop: CancellationToken,
     /// Records before this one in each connection's sequence are not measured.
     warmup: u64,
-}
-
-/// What a sending task measured.
-#[derive(Debug)]
-struct Sent {
-    records: u64,
-    latencies: Latencies,
 }
 
 impl Run {
@@ -273,315 +251,6 @@ async fn send_all(
     Ok(all)
 }
 
-/// Sends a record when the one before it is acknowledged and, if anyone watches, has arrived.
-async fn one_at_a_time(
-    mut connection: Connection,
-    share: Share,
-    run: Arc<Run>,
-    records: u64,
-    mut seen: Option<watch::Receiver<u64>>,
-) -> anyhow::Result<Sent> {
-    let mut latencies = Latencies::new()?;
-    let filler = Text::new().take(run.record_size);
-    let mut measured = 0;
-    let mut sent = 0;
-    for (number, &partition) in (0..records).zip(share.partitions.iter().cycle()) {
-        if run.stop.is_cancelled() {
-            break;
-        }
-        let is_measured = number >= run.warmup;
-        let due = Instant::now();
-        let record = RecordData {
-            value: Some(run.value(due, is_measured, &filler)),
-            timestamp_ms: now_ms(),
-            ..RecordData::default()
-        };
-        let batch = encode_batch(&[record], Codec::None)?;
-        let request = produce_request(&run.topic, run.acks, [(partition, batch)]);
-        let response = connection.call(&request).await?;
-        let took = due.elapsed();
-        produce_result(&response, partition, &format!("{}-{partition}", run.topic))?;
-        sent += 1;
-        if is_measured {
-            latencies.record(took);
-            measured += 1;
-            if let Some(seen) = &mut seen {
-                let arrived = seen.wait_for(|seen| *seen >= measured).await;
-                arrived.context("the consumer stopped")?;
-            }
-        }
-    }
-    Ok(Sent {
-        records: sent,
-        latencies,
-    })
-}
-
-/// Sends each record when it is due, or as soon after as a request may go out.
-async fn at_a_rate(
-    mut connection: Connection,
-    share: Share,
-    run: Arc<Run>,
-    records: u64,
-    interval: Duration,
-    in_flight: usize,
-) -> anyhow::Result<Sent> {
-    let mut latencies = Latencies::new()?;
-    let filler = Text::new().take(run.record_size);
-    let mut pacer = Pacer::new()?;
-    let mut turns = share.partitions.iter().copied().cycle();
-    // Per request: its partition and the numbers of its records.
-    let mut waiting: VecDeque<(i32, std::ops::Range<u64>)> = VecDeque::with_capacity(in_flight);
-    let started = Instant::now();
-    let due = |number: u64| {
-        started + Duration::from_nanos((interval.as_nanos() as f64 * number as f64) as u64)
-    };
-    let mut next = 0;
-    loop {
-        let more = next < records && !run.stop.is_cancelled();
-        if !more && waiting.is_empty() {
-            break;
-        }
-        let may_send = more && waiting.len() < in_flight;
-        if may_send && due(next) <= Instant::now() {
-            let Some(partition) = turns.next() else { break };
-            let (batch, numbers) = due_batch(&run, next..records, due, &filler)?;
-            next = numbers.end;
-            waiting.push_back((partition, numbers));
-            connection
-                .send(&produce_request(&run.topic, run.acks, [(partition, batch)]))
-                .await?;
-            continue;
-        }
-        tokio::select! {
-            response = connection.receive::<ProduceRequest>(), if !waiting.is_empty() => {
-                let response = response?;
-                let now = Instant::now();
-                let Some((partition, numbers)) = waiting.pop_front() else { break };
-                produce_result(&response, partition, &format!("{}-{partition}", run.topic))?;
-                for number in numbers.start.max(run.warmup)..numbers.end {
-                    latencies.record(now.saturating_duration_since(due(number)));
-                }
-            }
-            waited = pacer.until(due(next)), if may_send => waited.context("the timer")?,
-        }
-    }
-    Ok(Sent {
-        records: next,
-        latencies,
-    })
-}
-
-/// One batch of the records among `numbers` that are due, and which they are: at least the first.
-fn due_batch(
-    run: &Run,
-    numbers: std::ops::Range<u64>,
-    due: impl Fn(u64) -> Instant,
-    filler: &Bytes,
-) -> anyhow::Result<(Bytes, std::ops::Range<u64>)> {
-    let now = Instant::now();
-    let mut records = Vec::new();
-    let mut bytes = 0;
-    for number in numbers.clone() {
-        let at = due(number);
-        if !records.is_empty() && (at > now || bytes + run.record_size > OPEN_BATCH_BYTES) {
-            break;
-        }
-        bytes += run.record_size;
-        records.push(RecordData {
-            value: Some(run.value(at, number >= run.warmup, filler)),
-            timestamp_ms: now_ms(),
-            ..RecordData::default()
-        });
-    }
-    let taken = numbers.start..numbers.start + records.len() as u64;
-    Ok((encode_batch(&records, Codec::None)?, taken))
-}
-
-/// The consumers that see this run's records arrive.
-#[derive(Debug)]
-struct Arrivals {
-    tasks: JoinSet<anyhow::Result<Latencies>>,
-    seen: watch::Receiver<u64>,
-    ended: CancellationToken,
-}
-
-impl Arrivals {
-    /// Starts reading every partition at its end.
-    async fn start(client: &mut Client, topic: &Topic, run: &Arc<Run>) -> anyhow::Result<Self> {
-        let partitions: Vec<i32> = topic
-            .partitions
-            .iter()
-            .map(|known| known.partition)
-            .collect();
-        let starts = client
-            .start_offsets(topic, &partitions, StartOffset::End)
-            .await?;
-        let (seen_by_all, seen) = watch::channel(0);
-        let seen_by_all = Arc::new(seen_by_all);
-        let ended = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        for share in shares(topic, 1, false) {
-            let connection = client.open(share.leader).await?;
-            let offset = |partition| starts.get(partition).copied().unwrap_or(0);
-            let wanted = share
-                .partitions
-                .iter()
-                .map(|partition| (*partition, offset(partition)))
-                .collect();
-            let ended = ended.clone();
-            let (run, seen) = (Arc::clone(run), Arc::clone(&seen_by_all));
-            tasks.spawn(async move {
-                let mut latencies = Latencies::new()?;
-                tokio::select! {
-                    () = ended.cancelled() => {}
-                    failed = watch_arrivals(connection, wanted, &run, &seen, &mut latencies) => failed?,
-                }
-                Ok(latencies)
-            });
-        }
-        Ok(Self { tasks, seen, ended })
-    }
-
-    /// The latencies of `expected` records, once they have all arrived.
-    async fn finish(&mut self, expected: u64) -> anyhow::Result<Percentiles> {
-        /// Acknowledged records are visible to consumers at once, or something is wrong.
-        const ARRIVAL_MAX: Duration = Duration::from_secs(30);
-        let arrived = self.seen.wait_for(|seen| *seen >= expected);
-        if tokio::time::timeout(ARRIVAL_MAX, arrived).await.is_err() {
-            let seen = *self.seen.borrow();
-            bail!("{expected} records were acknowledged, but only {seen} arrived at the consumer");
-        }
-        self.ended.cancel();
-        let mut all = Latencies::new()?;
-        while let Some(done) = self.tasks.join_next().await {
-            all.add(&done??);
-        }
-        Ok(all.summary())
-    }
-}
-
-async fn watch_arrivals(
-    mut connection: Connection,
-    mut wanted: Vec<(i32, i64)>,
-    run: &Run,
-    seen: &watch::Sender<u64>,
-    latencies: &mut Latencies,
-) -> anyhow::Result<()> {
-    let config = ConsumerConfig::default();
-    loop {
-        wanted.rotate_left(1);
-        let request = fetch_request(&run.topic, &wanted, &config);
-        connection.send(&request).await?;
-        let response = connection.receive::<FetchRequest>().await?;
-        let now = Instant::now();
-        if response.error_code != 0 {
-            return Err(ClientError::refused(run.topic.clone(), response.error_code, None).into());
-        }
-        let mut arrived = 0;
-        for data in response
-            .responses
-            .iter()
-            .flat_map(|topic| &topic.partitions)
-        {
-            let Some((_, offset)) = wanted
-                .iter_mut()
-                .find(|(partition, _)| *partition == data.partition_index)
-            else {
-                continue;
-            };
-            let (records, next) = partition_records(&run.topic, data, *offset)?;
-            *offset = next;
-            for due in records
-                .iter()
-                .filter_map(|record| run.due(record.value.as_deref()?))
-            {
-                latencies.record(now.saturating_duration_since(due));
-                arrived += 1;
-            }
-        }
-        if arrived > 0 {
-            seen.send_modify(|seen| *seen += arrived);
-        }
-    }
-}
-
-/// The other consumer.
-#[derive(Debug)]
-struct Reading {
-    topic: String,
-    passes: u32,
-    progress: Arc<Progress>,
-    started: Instant,
-    /// Nanoseconds from the start to the end of reading; zero until then.
-    took_ns: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<anyhow::Result<()>>,
-}
-
-impl Reading {
-    async fn start(args: &Args, name: &str, run: &Arc<Run>) -> anyhow::Result<Self> {
-        let mut client = args.target.connect().await?;
-        let topic = client.topic(name, false).await?;
-        let plan = Arc::new(ReadPlan::new(&mut client, &topic, ConsumerConfig::default()).await?);
-        let progress = Arc::new(Progress::default());
-        let mut tasks = JoinSet::new();
-        let passes = args.reader_passes;
-        for share in shares(&topic, 1, false) {
-            let mut connection = client.open(share.leader).await?;
-            let (plan, progress) = (Arc::clone(&plan), Arc::clone(&progress));
-            tasks.spawn(async move {
-                let mut latencies = Latencies::new()?;
-                for _ in 0..passes {
-                    read(&mut connection, &share, &plan, &progress, &mut latencies).await?;
-                }
-                anyhow::Ok(())
-            });
-        }
-        let started = Instant::now();
-        let took_ns = Arc::new(AtomicU64::new(0));
-        let (took, stop) = (Arc::clone(&took_ns), run.stop.clone());
-        let task = tokio::spawn(async move {
-            // Measuring ends with reading, also when reading failed.
-            let _ending = stop.drop_guard();
-            while let Some(done) = tasks.join_next().await {
-                done??;
-            }
-            took.store(
-                u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-                Ordering::Relaxed,
-            );
-            Ok(())
-        });
-        Ok(Self {
-            topic: topic.name,
-            passes,
-            progress,
-            started,
-            took_ns,
-            task,
-        })
-    }
-
-    /// Ends reading if it goes on, and says how much was read.
-    async fn finish(self) -> anyhow::Result<Reader> {
-        let took = match self.took_ns.load(Ordering::Relaxed) {
-            0 => self.started.elapsed(),
-            nanoseconds => Duration::from_nanos(nanoseconds),
-        };
-        let finished = self.took_ns.load(Ordering::Relaxed) != 0;
-        let records = self.progress.records.load(Ordering::Relaxed);
-        let bytes = self.progress.bytes.load(Ordering::Relaxed);
-        self.progress.stop.store(true, Ordering::Relaxed);
-        self.task.await??;
-        Ok(Reader {
-            topic: self.topic,
-            passes: self.passes,
-            finished,
-            throughput: Throughput::new(records, bytes, took),
-        })
-    }
-}
-
 fn print(report: &Report, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
         println!("{}", serde_json::to_string_pretty(report)?);
@@ -621,8 +290,9 @@ fn print(report: &Report, output: Output) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::load::Text;
 
-    fn run(record_size: usize) -> Run {
+    pub(super) fn run(record_size: usize) -> Run {
         Run {
             topic: "t".to_owned(),
             number: 7,
@@ -647,24 +317,6 @@ mod tests {
             "the warm-up is not measured"
         );
         assert_eq!(run.due(b"another's"), None);
-    }
-
-    #[test]
-    fn what_is_due_goes_in_one_batch_and_nothing_early() {
-        let run = run(1_000);
-        let filler = Text::new().take(1_000);
-        let past = Instant::now();
-        let future = past + Duration::from_secs(3_600);
-        let due = |number: u64| if number < 5 { past } else { future };
-        let (_, numbers) = due_batch(&run, 0..10, due, &filler).unwrap();
-        assert_eq!(numbers, 0..5);
-        let (batch, numbers) = due_batch(&run, 3..1_000_000, |_| past, &filler).unwrap();
-        assert_eq!(
-            numbers.end - numbers.start,
-            (OPEN_BATCH_BYTES / 1_000) as u64,
-            "bounded whatever has piled up"
-        );
-        assert!(batch.len() < 2 * OPEN_BATCH_BYTES);
     }
 
     #[test]
