@@ -20,6 +20,8 @@ mod offsets;
 mod partitioner;
 mod producer;
 mod records;
+#[cfg(test)]
+mod scripted_broker;
 
 pub use connection::{Connection, ConnectionConfig};
 pub use consumer::{ConsumedRecord, Consumer, ConsumerConfig};

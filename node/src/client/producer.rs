@@ -408,6 +408,8 @@ mod tests {
     use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode as _, KafkaEncode as _};
 
     use super::*;
+    use crate::client::ConnectionConfig;
+    use crate::client::scripted_broker::{self, Answer};
 
     #[test]
     fn a_request_decodes_to_what_was_asked_in_every_version_we_use() {
@@ -450,6 +452,55 @@ mod tests {
         assert!(
             produce_result(&response, 9, "logs-9").is_err(),
             "an answer that is missing is not a success"
+        );
+    }
+
+    /// Writes three records in three batches against the script; the outcome and what counts as
+    /// written.
+    async fn write(acks: Acks, answers: &'static [Answer]) -> (Result<(), ClientError>, u64) {
+        let bootstrap = scripted_broker::start(answers).await;
+        let client = Client::connect(&bootstrap, ConnectionConfig::default())
+            .await
+            .unwrap();
+        let config = ProducerConfig {
+            acks,
+            ..ProducerConfig::default()
+        };
+        let mut producer = Producer::new(client, "t", config).await.unwrap();
+        for _ in 0..3 {
+            producer.send(None, RecordData::default()).await.unwrap();
+            if let Err(error) = producer.finish().await {
+                return (Err(error), producer.written());
+            }
+        }
+        (Ok(()), producer.written())
+    }
+
+    #[tokio::test]
+    async fn what_a_retry_can_cure_is_sent_again() {
+        const NOT_LEADER: Answer = Answer::Code(6);
+        let (outcome, written) =
+            write(Acks::All, &[NOT_LEADER, Answer::HangUp, Answer::Code(0)]).await;
+        outcome.unwrap();
+        assert_eq!(written, 3);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_it_and_only_acknowledged_records_count() {
+        const MESSAGE_TOO_LARGE: Answer = Answer::Code(10);
+        let (outcome, written) = write(Acks::Leader, &[Answer::Code(0), MESSAGE_TOO_LARGE]).await;
+        assert_eq!(outcome.unwrap_err().to_string(), "t-0: MESSAGE_TOO_LARGE");
+        assert_eq!(written, 1);
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_is_how_a_write_without_acks_is_refused() {
+        let (outcome, _) = write(Acks::None, &[Answer::Silence]).await;
+        outcome.unwrap();
+        let (outcome, _) = write(Acks::None, &[Answer::Silence, Answer::HangUp]).await;
+        assert!(
+            matches!(outcome, Err(ClientError::Broken { .. })),
+            "{outcome:?}"
         );
     }
 }

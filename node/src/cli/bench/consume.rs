@@ -117,8 +117,18 @@ impl ReadPlan {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut client = args.target.connect().await?;
     let topic = client.topic(&args.target.topic, false).await?;
+    /// What a connection takes in one answer, less room for a batch that comes whole all the same.
+    const FETCH_BYTES_MAX: i32 = 64 << 20;
     let bytes = |size: u64, name: &str| {
-        i32::try_from(size).with_context(|| format!("--{name} must be below 2GiB"))
+        let size = i32::try_from(size)
+            .ok()
+            .filter(|size| (1..=FETCH_BYTES_MAX).contains(size));
+        size.with_context(|| {
+            format!(
+                "--{name} must be from 1 byte to {} MiB",
+                FETCH_BYTES_MAX >> 20
+            )
+        })
     };
     let fetch = ConsumerConfig {
         bytes_max: bytes(args.fetch_size, "fetch-size")?,
