@@ -9,6 +9,7 @@ use crate::api::fetch::SessionCache;
 use crate::config::BrokerConfig;
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
+use crate::wire::admission::Admission;
 
 /// Milliseconds since 1970 by the wall clock, Kafka's time. Taken at the edge only: what decides is given the time.
 pub fn now_ms() -> i64 {
@@ -31,6 +32,8 @@ pub struct Broker {
     pub partitions: Arc<PartitionManager>,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
+    /// What it lets in.
+    pub admission: Arc<Admission>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
 }

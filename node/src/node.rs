@@ -33,7 +33,7 @@ use crate::partition::PartitionManager;
 use crate::partition::housekeeping::{self, Periods};
 use crate::wire::admission::{Admission, Limits};
 use crate::wire::listener::Listener;
-use crate::wire::sendfile::{SendCounters, Sender};
+use crate::wire::sendfile::{Sender, WireCounters};
 
 /// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
 const CONTROLLER_WAIT: Duration = Duration::from_secs(10);
@@ -104,6 +104,7 @@ impl Node {
             quorum: quorum.clone(),
             partitions: Arc::clone(&partitions),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
+            admission: admission(&config, &metrics),
             metrics,
             config: Arc::clone(&config),
         });
@@ -308,6 +309,22 @@ async fn join_cluster(
     Ok(epoch)
 }
 
+fn admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
+    let limits = Limits {
+        frame_bytes_max: config.socket_request_max_bytes,
+        request_memory_bytes: config.queued_max_request_bytes,
+        connections_max: config.max_connections,
+        connections_per_address_max: config.max_connections_per_ip,
+        idle_max: config.connections_max_idle_ms,
+        progress_max: config.request_progress_timeout_ms,
+    };
+    Admission::new(
+        limits,
+        metrics.connections_accepted.clone(),
+        metrics.connections_refused.clone(),
+    )
+}
+
 fn serve(
     broker: &Arc<Broker>,
     sockets: Vec<Socket>,
@@ -316,16 +333,9 @@ fn serve(
     shutdown: &CancellationToken,
 ) -> Result<Bound> {
     let config = &broker.config;
-    let admission = Admission::new(Limits {
-        frame_bytes_max: config.socket_request_max_bytes,
-        request_memory_bytes: config.queued_max_request_bytes,
-        connections_max: config.max_connections,
-        connections_per_address_max: config.max_connections_per_ip,
-        idle_max: config.connections_max_idle_ms,
-        progress_max: config.request_progress_timeout_ms,
-    });
     let metrics = &broker.metrics;
-    let counters = SendCounters {
+    let counters = WireCounters {
+        received_bytes: metrics.bytes_in.clone(),
         sendfile_bytes: metrics.bytes_out.sendfile.clone(),
         encoded_bytes: metrics.bytes_out.copy.clone(),
         hot_turns: metrics.fetch_slices.hot.clone(),
@@ -347,7 +357,7 @@ fn serve(
             name,
             service: Arc::clone(&service),
             sender: sender.clone(),
-            admission: Arc::clone(&admission),
+            admission: Arc::clone(&broker.admission),
         };
         tasks.spawn(listener.run(connections.clone(), shutdown.clone()));
     }

@@ -4,6 +4,7 @@
 //! frame, and for requests that decode into many small structs a multiple of it.
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
+    accepted: Counter,
+    refused: Counter,
     memory: Arc<Semaphore>,
     memory_permits: u32,
     connections: Mutex<Connections>,
@@ -59,14 +62,16 @@ pub enum ConnectionRefused {
 }
 
 impl Admission {
-    /// Admission under `limits`, with nothing admitted yet.
-    pub fn new(limits: Limits) -> Arc<Self> {
+    /// Admission under `limits`, with nothing admitted yet, that counts the connections it accepts and refuses.
+    pub fn new(limits: Limits, accepted: Counter, refused: Counter) -> Arc<Self> {
         let permits =
             permits_for(limits.request_memory_bytes).max(permits_for(limits.frame_bytes_max));
         Arc::new(Self {
             memory: Arc::new(Semaphore::new(permits as usize)),
             memory_permits: permits,
             connections: Mutex::default(),
+            accepted,
+            refused,
             limits,
         })
     }
@@ -92,6 +97,11 @@ impl Admission {
             * PERMIT_BYTES
     }
 
+    /// Connections that are in.
+    pub fn connections(&self) -> usize {
+        self.connections.lock().total
+    }
+
     /// Counts a connection in, until the ticket is dropped.
     ///
     /// # Errors
@@ -100,20 +110,33 @@ impl Admission {
         self: &Arc<Self>,
         address: IpAddr,
     ) -> Result<ConnectionTicket, ConnectionRefused> {
+        let admitted = self.count_in(address);
+        match admitted {
+            Ok(()) => self.accepted.inc(),
+            Err(_) => self.refused.inc(),
+        };
+        admitted.map(|()| ConnectionTicket {
+            admission: Arc::clone(self),
+            address,
+        })
+    }
+
+    fn count_in(&self, address: IpAddr) -> Result<(), ConnectionRefused> {
         let mut connections = self.connections.lock();
         if connections.total >= self.limits.connections_max {
             return Err(ConnectionRefused::Total);
         }
-        let from_address = connections.per_address.entry(address).or_default();
-        if *from_address >= self.limits.connections_per_address_max {
+        let from_address = connections
+            .per_address
+            .get(&address)
+            .copied()
+            .unwrap_or_default();
+        if from_address >= self.limits.connections_per_address_max {
             return Err(ConnectionRefused::PerAddress);
         }
-        *from_address += 1;
+        connections.per_address.insert(address, from_address + 1);
         connections.total += 1;
-        Ok(ConnectionTicket {
-            admission: Arc::clone(self),
-            address,
-        })
+        Ok(())
     }
 }
 
@@ -158,7 +181,7 @@ mod tests {
 
     #[test]
     fn connections_are_capped_in_all_and_per_address_and_come_back() {
-        let admission = Admission::new(limits());
+        let admission = Admission::new(limits(), Counter::default(), Counter::default());
         let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let first = admission.connect(a).unwrap();
         let _second = admission.connect(a).unwrap();
@@ -174,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn request_memory_is_finite_and_a_request_over_it_runs_alone() {
-        let admission = Admission::new(limits());
+        let admission = Admission::new(limits(), Counter::default(), Counter::default());
         let whole = admission.request_memory(usize::MAX).await.unwrap();
         assert_eq!(admission.request_memory_used(), 128 * 1024);
         let waiting = admission.request_memory(1);

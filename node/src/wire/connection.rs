@@ -218,6 +218,7 @@ impl<S: Service> Connection<S> {
     }
 
     fn begin(&mut self, size: usize) -> Result<(), ConnectionError> {
+        self.sender.received(SIZE_LEN + size);
         let frame = frame::take(&mut self.buffer, size);
         let flexible = |key, version| self.service.is_flexible(key, version);
         let (header, body) = frame::split_request(frame, self.decode_limits, flexible)?;
@@ -353,9 +354,10 @@ async fn receive(stream: &TcpStream, buffer: &mut BytesMut, wants: usize) -> io:
 mod tests {
     use super::*;
     use crate::wire::admission::Limits;
-    use crate::wire::sendfile::SendCounters;
+    use crate::wire::sendfile::WireCounters;
     use kafka_wire_core::Bytes;
     use parking_lot::Mutex;
+    use prometheus_client::metrics::counter::Counter;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -425,7 +427,7 @@ mod tests {
         let (stream, address) = socket.accept().await.unwrap();
         let service = Arc::new(Echo::default());
         let shutdown = CancellationToken::new();
-        let sender = Sender::new(SendCounters::default(), limits.progress_max).unwrap();
+        let sender = Sender::new(WireCounters::default(), limits.progress_max).unwrap();
         let peer = Arc::new(Peer {
             address,
             listener: "TEST".into(),
@@ -435,7 +437,7 @@ mod tests {
             peer,
             Arc::clone(&service),
             sender,
-            Admission::new(limits),
+            Admission::new(limits, Counter::default(), Counter::default()),
             shutdown.clone(),
         );
         Fixture {

@@ -35,9 +35,11 @@ const TURN_BYTES: usize = 1 << 20;
 /// Cold turns read from disk at once; more would only queue at the device and hold threads.
 const COLD_READS_MAX: usize = 8;
 
-/// Bytes sent, by the path they took, and the lane each turn was in.
+/// What is counted on the wire: bytes received, and bytes sent by the path they took and the lane each turn was in.
 #[derive(Clone, Debug, Default)]
-pub struct SendCounters {
+pub struct WireCounters {
+    /// Bytes of requests, with their size fields.
+    pub received_bytes: Counter,
     /// Record bytes from the page cache to the socket, never in user space.
     pub sendfile_bytes: Counter,
     /// Encoded bytes: response headers and everything that is not records.
@@ -51,7 +53,7 @@ pub struct SendCounters {
 /// Sends plans for the connections of one node.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    counters: SendCounters,
+    counters: WireCounters,
     cold_lane: ColdLane,
     progress_max: Duration,
 }
@@ -61,12 +63,17 @@ impl Sender {
     ///
     /// # Errors
     /// `/dev/null`, which cold pages are drawn through, cannot be opened.
-    pub fn new(counters: SendCounters, progress_max: Duration) -> io::Result<Self> {
+    pub fn new(counters: WireCounters, progress_max: Duration) -> io::Result<Self> {
         Ok(Self {
             counters,
             cold_lane: ColdLane::new()?,
             progress_max,
         })
+    }
+
+    /// Takes note of a request of `bytes`.
+    pub(super) fn received(&self, bytes: usize) {
+        self.counters.received_bytes.inc_by(bytes as u64);
     }
 
     /// Sends all of `plan`.
