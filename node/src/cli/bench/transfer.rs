@@ -154,9 +154,9 @@ struct Floor {
     chunk_bytes: u64,
     blocking_cpu_seconds_per_gib: f64,
     blocking_gib_per_second: f64,
-    tokio_cpu_seconds_per_gib: f64,
-    tokio_gib_per_second: f64,
-    tokio_to_blocking: f64,
+    broker_sender_cpu_seconds_per_gib: f64,
+    broker_sender_gib_per_second: f64,
+    broker_sender_to_blocking: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -282,7 +282,7 @@ fn floor(args: &Args) -> std::io::Result<Floor> {
     let times = FLOOR_BYTES.div_ceil(len).min(16);
     let mut samples = [Vec::new(), Vec::new()];
     for round in 0..=args.rounds {
-        for (sender, samples) in [Sender::Blocking(SendMethod::Sendfile), Sender::Tokio]
+        for (sender, samples) in [Sender::Blocking(SendMethod::Sendfile), Sender::Broker]
             .into_iter()
             .zip(&mut samples)
         {
@@ -305,14 +305,14 @@ fn floor(args: &Args) -> std::io::Result<Floor> {
         |samples: &[Transfer]| median(samples, |done| done.sender.cpu_seconds) / (len as f64 / GIB);
     let speed =
         |samples: &[Transfer]| median(samples, |done| len as f64 / GIB / done.wall.as_secs_f64());
-    let [blocking, tokio] = &samples;
+    let [blocking, broker] = &samples;
     Ok(Floor {
         chunk_bytes: FLOOR_CHUNK,
         blocking_cpu_seconds_per_gib: cost(blocking),
         blocking_gib_per_second: speed(blocking),
-        tokio_cpu_seconds_per_gib: cost(tokio),
-        tokio_gib_per_second: speed(tokio),
-        tokio_to_blocking: cost(tokio) / cost(blocking),
+        broker_sender_cpu_seconds_per_gib: cost(broker),
+        broker_sender_gib_per_second: speed(broker),
+        broker_sender_to_blocking: cost(broker) / cost(blocking),
     })
 }
 

@@ -11,18 +11,20 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::kernel::Mapping;
+use crate::wire::send_plan::SendPlan;
+use crate::wire::sendfile::{SendCounters, Sender as PlanSender};
 use clap::ValueEnum;
+use kittiwake_storage::FileSlice;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::sendfile::sendfile;
 use serde::Serialize;
-use tokio::io::Interest;
-
-use super::kernel::Mapping;
 
 /// Pages ahead of the writer of a map are populated in steps of this many bytes.
 const POPULATE_STEP: usize = 8 << 20;
@@ -126,8 +128,8 @@ pub(super) fn transfer(
 pub(super) enum Sender {
     /// A thread with a blocking socket.
     Blocking(SendMethod),
-    /// `sendfile` on a non-blocking socket under tokio, as the broker sends.
-    Tokio,
+    /// The broker's sender: `sendfile` on a non-blocking socket under tokio.
+    Broker,
 }
 
 fn transfer_into(
@@ -193,7 +195,7 @@ fn send_file(
             send_by_mmap_write(file, len as usize, chunk, &socket)
         }
         Sender::Blocking(SendMethod::Sendfile) => send_by_sendfile(file, len, chunk, &socket),
-        Sender::Tokio => send_by_tokio(file, len, chunk, socket),
+        Sender::Broker => send_as_the_broker(file, len, chunk, socket),
     }
 }
 
@@ -247,32 +249,32 @@ fn send_by_sendfile(file: &File, len: u64, chunk: usize, socket: &TcpStream) -> 
     Ok(calls)
 }
 
-/// The broker's way: try until the socket would block, then wait for the reactor.
-fn send_by_tokio(file: &File, len: u64, chunk: usize, socket: TcpStream) -> io::Result<u64> {
+/// The broker's own sender, with slices of `chunk` bytes. Its turns are what is counted as calls: how
+/// many `sendfile`s a turn takes is its own business.
+fn send_as_the_broker(file: &File, len: u64, chunk: usize, socket: TcpStream) -> io::Result<u64> {
+    /// As the broker's: a receiver that takes nothing for this long is gone.
+    const PROGRESS_MAX: Duration = Duration::from_secs(30);
+    let file = Arc::new(file.try_clone()?);
     socket.set_nonblocking(true)?;
+    let counters = SendCounters::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()?;
     runtime.block_on(async {
+        let sender = PlanSender::new(counters.clone(), PROGRESS_MAX)?;
         let socket = tokio::net::TcpStream::from_std(socket)?;
-        let (mut at, mut calls) = (0, 0);
+        let mut at = 0;
         while at < len {
-            let want = chunk.min((len - at) as usize);
-            let mut offset = at as libc::off_t;
-            let turn = socket.try_io(Interest::WRITABLE, || {
-                calls += 1;
-                Ok(sendfile(&socket, file, Some(&mut offset), want)?)
-            });
-            match turn {
-                Ok(sent) => at += at_least_one(sent)? as u64,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    socket.writable().await?
-                }
-                Err(error) => return Err(error),
-            }
+            let slice = (len - at).min(chunk as u64);
+            let mut plan = SendPlan::default();
+            // A chunk is at most 1 GiB: `check` in the module above.
+            plan.push_slice(FileSlice::new(Arc::clone(&file), at, slice as u32, true));
+            sender.send(&socket, &mut plan).await?;
+            at += slice;
         }
-        Ok(calls)
-    })
+        io::Result::Ok(())
+    })?;
+    Ok(counters.hot_turns.get() + counters.cold_turns.get())
 }
 
 /// A source that ends early would otherwise be tried for ever.
@@ -405,7 +407,7 @@ mod tests {
             Sender::Blocking(SendMethod::ReadWrite),
             Sender::Blocking(SendMethod::MmapWrite),
             Sender::Blocking(SendMethod::Sendfile),
-            Sender::Tokio,
+            Sender::Broker,
         ];
         let receivers = [
             ReceiveMethod::Pwrite,
@@ -443,7 +445,7 @@ mod tests {
         for send in [
             Sender::Blocking(SendMethod::ReadWrite),
             Sender::Blocking(SendMethod::Sendfile),
-            Sender::Tokio,
+            Sender::Broker,
         ] {
             let done = transfer(&source, 5_000, 512, send, ReceiveMethod::Discard, &dir);
             assert!(done.is_err(), "{send:?}");

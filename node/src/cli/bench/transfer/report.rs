@@ -71,13 +71,13 @@ pub(super) fn print_tables(report: &Report) {
     print_construction(report);
     let floor = &report.sendfile_floor;
     println!(
-        "\nSendfile floor ({} turns): blocking loop {:.3} CPU-s/GiB at {:.2} GiB/s, tokio sender {:.3} at {:.2} GiB/s: {:.2} x",
+        "\nSendfile floor ({} turns): blocking loop {:.3} CPU-s/GiB at {:.2} GiB/s, the broker's sender {:.3} at {:.2} GiB/s: {:.2} x",
         bytes_text(floor.chunk_bytes),
         floor.blocking_cpu_seconds_per_gib,
         floor.blocking_gib_per_second,
-        floor.tokio_cpu_seconds_per_gib,
-        floor.tokio_gib_per_second,
-        floor.tokio_to_blocking
+        floor.broker_sender_cpu_seconds_per_gib,
+        floor.broker_sender_gib_per_second,
+        floor.broker_sender_to_blocking
     );
 }
 
@@ -149,10 +149,10 @@ pub(super) fn draw(report: &Report) -> String {
         })
         .collect();
     let notes = format!(
-        "Loopback TCP, file in the page cache, medians of {} rounds. One group of bars per chunk size; CPU: solid is the sender, light the receiver. Sendfile floor: {:.3} CPU-s/GiB blocking, {:.3} under tokio.",
+        "Loopback TCP, file in the page cache, medians of {} rounds. One group of bars per chunk size; CPU: solid is the sender, light the receiver. Sendfile floor: {:.3} CPU-s/GiB blocking, {:.3} by the broker's sender.",
         report.rounds,
         report.sendfile_floor.blocking_cpu_seconds_per_gib,
-        report.sendfile_floor.tokio_cpu_seconds_per_gib
+        report.sendfile_floor.broker_sender_cpu_seconds_per_gib
     );
     plot::svg("Ways to move a file over TCP", &notes, &rows)
 }
