@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::kernel::Mapping;
 use crate::wire::send_plan::SendPlan;
-use crate::wire::sendfile::{SendCounters, Sender as PlanSender};
+use crate::wire::sendfile::{Sender as PlanSender, WireCounters};
 use clap::ValueEnum;
 use kittiwake_storage::FileSlice;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -256,7 +256,7 @@ fn send_as_the_broker(file: &File, len: u64, chunk: usize, socket: TcpStream) ->
     const PROGRESS_MAX: Duration = Duration::from_secs(30);
     let file = Arc::new(file.try_clone()?);
     socket.set_nonblocking(true)?;
-    let counters = SendCounters::default();
+    let counters = WireCounters::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
