@@ -4,6 +4,8 @@
 //! Needs a Java runtime and `KITTIWAKE_KAFKA_LIBS`, a directory of Kafka's jars, as
 //! `cluster-tests/clients/java/libs DIR` fills it. Skipped where either is missing.
 
+#![allow(clippy::unwrap_used)] // In a test a panic is the message.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
