@@ -3,6 +3,7 @@
 
 mod codec;
 mod command;
+mod formation;
 mod ids;
 pub mod image;
 mod log_store;
@@ -23,3 +24,4 @@ pub use image::{Broker, ClusterImage, Endpoint, Partition, Topic};
 pub use quorum::{
     Member, MetadataQuorum, NoLeader, OpenError, ProposeError, QuorumOptions, QuorumStatus,
 };
+pub use transport::RaftService;

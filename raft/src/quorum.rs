@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kittiwake_proto::kittiwake::raft::v1::raft_server::RaftServer;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, RaftMetrics, SnapshotPolicy};
@@ -15,19 +16,28 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::encode_command;
 use crate::command::{Command, Outcome};
+use crate::formation::Formation;
 use crate::ids::{BrokerId, DirectoryId};
 use crate::image::ClusterImage;
 use crate::log_store::{Closed, LogStore, Owner, store_path};
 use crate::snapshot::Snapshot;
 use crate::state_machine::{Published, StateMachine};
-use crate::transport::Network;
+use crate::transport::{MESSAGE_BYTES_MAX, Network, RaftService};
 use crate::types::{MemberNode, Proposal, StoredMembership, Types};
 
 /// Largest command, encoded. A thousand topics of ten partitions are a tenth of it.
 const COMMAND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Entries that stay in the log behind a snapshot, for followers that are a little late.
-const ENTRIES_KEPT: u64 = 500;
+/// This part of the entries between two snapshots stays in the log behind the newer one, for
+/// followers that are a little late.
+const ENTRIES_KEPT_DIVISOR: u64 = 10;
+
+/// How long a snapshot may take on its way to a member.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pauses between calls to a member that cannot be reached. It may be back any moment, and a
+/// refused connection costs little.
+const BACKOFF: &str = "20ms 50ms 100ms ..200ms";
 
 /// How long closing the store may take at shutdown before it is left to the operating system.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -217,6 +227,7 @@ pub struct MetadataQuorum {
 
 struct Inner {
     raft: Raft<Types, StateMachine>,
+    service: RaftService,
     directory_id: DirectoryId,
     published: Arc<Published>,
     propose_timeout: Duration,
@@ -259,12 +270,23 @@ impl MetadataQuorum {
         let state_machine = StateMachine::new(state, recovered.snapshot, store.writer());
         let published = state_machine.published();
         let directory_id = recovered.directory_id;
-        let raft = Raft::new(directory_id, config, Network, store, state_machine)
+        let network = Network {
+            cluster_id: options.cluster_id.clone(),
+        };
+        let raft = Raft::new(directory_id, config, network, store, state_machine)
             .await
             .map_err(|error| damaged(error.to_string()))?;
+        let service = RaftService {
+            raft: raft.clone(),
+            cluster_id: options.cluster_id.clone(),
+            broker: options.node_id,
+            directory_id,
+            failure: watch::Sender::new(None),
+        };
         let quorum = Self {
             inner: Arc::new(Inner {
                 raft,
+                service,
                 directory_id,
                 published,
                 propose_timeout: options.propose_timeout,
@@ -278,9 +300,18 @@ impl MetadataQuorum {
         Ok(quorum)
     }
 
-    /// A single voter forms its cluster at once, and leads it without waiting for a timeout.
+    /// A single voter forms its cluster at once, and leads it without waiting for a timeout. Several
+    /// form theirs in the background: each must be able to answer the others first.
     async fn form(&self, options: &QuorumOptions) -> Result<(), NoLeader> {
         let [(broker, address)] = options.voters.as_slice() else {
+            let formation = Formation {
+                raft: self.inner.raft.clone(),
+                cluster_id: options.cluster_id.clone(),
+                broker: options.node_id,
+                directory_id: self.inner.directory_id,
+                voters: options.voters.clone(),
+            };
+            tokio::spawn(formation.run());
             return Ok(());
         };
         let raft = &self.inner.raft;
@@ -314,6 +345,14 @@ impl MetadataQuorum {
         raft.write_blank().await.map(drop).map_err(|_| NoLeader)
     }
 
+    /// Answers the other members of the quorum; to be added to the node's gRPC server.
+    #[must_use]
+    pub fn grpc_service(&self) -> RaftServer<RaftService> {
+        RaftServer::new(self.inner.service.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
     /// The latest image; one atomic load.
     #[must_use]
     pub fn image(&self) -> Arc<ClusterImage> {
@@ -324,6 +363,12 @@ impl MetadataQuorum {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterImage>> {
         self.inner.published.subscribe()
+    }
+
+    /// This broker.
+    #[must_use]
+    pub fn node_id(&self) -> BrokerId {
+        self.inner.service.broker
     }
 
     /// The Raft identity of this node: its metadata directory.
@@ -392,12 +437,20 @@ impl MetadataQuorum {
     /// log holds a command of a later version. A node that sees this must stop.
     pub async fn failed(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
+        let mut failure = self.inner.service.failure.subscribe();
         loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return fatal.to_string();
             }
-            if metrics.changed().await.is_err() {
-                return "the metadata quorum has stopped".into();
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return "the metadata quorum has stopped".into();
+                },
+                // The sender is part of this quorum, so it is there.
+                _ = failure.changed() => {}
             }
         }
     }
@@ -425,6 +478,24 @@ impl MetadataQuorum {
             snapshot: metrics.snapshot.map(|id| id.index),
             voters,
             learners,
+        }
+    }
+
+    /// Asks another voter to lead, before this node stops. It is only asked: see
+    /// [`MetadataQuorum::controller`] for what became of it. Does nothing unless this node leads
+    /// and that broker votes.
+    pub async fn transfer_leadership(&self, to: BrokerId) {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let target = membership.voter_ids().find(|id| {
+            membership
+                .get_node(id)
+                .is_some_and(|node| node.broker == to)
+        });
+        if let Some(target) = target
+            && let Err(error) = self.inner.raft.trigger().transfer_leader(target).await
+        {
+            tracing::info!(%error, broker = %to, "leadership was not transferred");
         }
     }
 
@@ -485,7 +556,9 @@ fn raft_config(options: &QuorumOptions) -> Result<Config, OpenError> {
         election_timeout_max: millis(options.election_timeout_max),
         heartbeat_interval: millis(options.heartbeat_interval),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        max_in_snapshot_log_to_keep: options.snapshot_every / ENTRIES_KEPT_DIVISOR,
+        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        backoff: BACKOFF.into(),
         // A node that was cut off must not disturb the others when it comes back.
         enable_pre_vote: Some(true),
         ..Config::default()

@@ -33,7 +33,7 @@ pub(crate) use store::{Owner, Recovered, store_path};
 
 /// Most bytes of entries that are read for one message to a follower; one entry is read whatever
 /// its size.
-const READ_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const READ_BYTES_MAX: usize = 1024 * 1024;
 
 /// The log store, held by the Raft core, which is the only writer.
 pub(crate) struct LogStore {

@@ -1,0 +1,131 @@
+//! How a cluster of several voters begins.
+//!
+//! The voter with the lowest broker id forms it, once it has spoken to every other configured voter
+//! in one round and none of them holds any state. So nothing is formed twice: if any voter was part
+//! of a cluster, it says so, and whoever is empty then waits to be let in as a new member. A voter
+//! that is late delays the first formation and nothing else. All others wait to be called.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kittiwake_proto::kittiwake::raft::v1::DescribeResponse;
+use openraft::Raft;
+use tokio::time::sleep;
+
+use crate::codec::directory_id;
+use crate::ids::{BrokerId, DirectoryId};
+use crate::state_machine::StateMachine;
+use crate::transport::describe;
+use crate::types::{MemberNode, Types};
+
+/// How long a voter may take to say who it is.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Pause between two rounds; nodes that start together find each other in the first few.
+const ROUND: Duration = Duration::from_millis(20);
+
+/// Rounds without success after which an operator is told once what is missing.
+const ROUNDS_BEFORE_NOTICE: u32 = 250;
+
+/// This node, and with whom it forms a cluster.
+pub(crate) struct Formation {
+    pub(crate) raft: Raft<Types, StateMachine>,
+    pub(crate) cluster_id: String,
+    pub(crate) broker: BrokerId,
+    pub(crate) directory_id: DirectoryId,
+    pub(crate) voters: Vec<(BrokerId, String)>,
+}
+
+/// Why there is no cluster yet.
+enum Obstacle {
+    /// Somebody did not answer, or not as configured; it may be otherwise in the next round.
+    Missing(String),
+    /// A voter holds state: the cluster exists.
+    Exists(BrokerId),
+}
+
+impl Formation {
+    /// Tries until the cluster is formed, by this node or another, or the quorum stops.
+    pub(crate) async fn run(self) {
+        if self.voters.iter().map(|(broker, _)| *broker).min() != Some(self.broker) {
+            return;
+        }
+        for round in 0u32.. {
+            match self.raft.is_initialized().await {
+                Ok(false) => {}
+                Ok(true) | Err(_) => return,
+            }
+            match self.members().await {
+                Ok(members) => {
+                    tracing::info!(voters = members.len(), "forming the cluster");
+                    if let Err(error) = self.raft.initialize(members).await {
+                        tracing::error!(%error, "the cluster was not formed");
+                    }
+                    return;
+                }
+                Err(Obstacle::Exists(voter)) => {
+                    tracing::warn!(
+                        %voter,
+                        directory = %self.directory_id,
+                        "the cluster exists and this voter's metadata is empty: \
+                         it waits to be added as a new member"
+                    );
+                    return;
+                }
+                Err(Obstacle::Missing(reason)) if round == ROUNDS_BEFORE_NOTICE => {
+                    tracing::warn!(reason, "the cluster cannot be formed yet");
+                }
+                Err(Obstacle::Missing(_)) => {}
+            }
+            sleep(ROUND).await;
+        }
+    }
+
+    /// Everybody's identity, if everybody is there and empty.
+    async fn members(&self) -> Result<BTreeMap<DirectoryId, MemberNode>, Obstacle> {
+        let mut members = BTreeMap::new();
+        for (broker, address) in &self.voters {
+            let directory = if *broker == self.broker {
+                self.directory_id
+            } else {
+                let answer = describe(&self.cluster_id, address, DESCRIBE_TIMEOUT).await;
+                let answer = answer.map_err(|status| {
+                    Obstacle::Missing(format!(
+                        "broker {broker} at {address}: {}",
+                        status.message()
+                    ))
+                })?;
+                self.check(*broker, address, &answer)?
+            };
+            members.insert(
+                directory,
+                MemberNode {
+                    broker: *broker,
+                    address: address.clone(),
+                },
+            );
+        }
+        if members.len() != self.voters.len() {
+            return Err(Obstacle::Missing(
+                "two voters have the same directory id".into(),
+            ));
+        }
+        Ok(members)
+    }
+
+    fn check(
+        &self,
+        broker: BrokerId,
+        address: &str,
+        answer: &DescribeResponse,
+    ) -> Result<DirectoryId, Obstacle> {
+        if answer.has_state {
+            return Err(Obstacle::Exists(broker));
+        }
+        if answer.broker != broker.0 {
+            let reason = format!("{address} is broker {}, not {broker}", answer.broker);
+            return Err(Obstacle::Missing(reason));
+        }
+        directory_id(&answer.directory_id).map_err(|error| Obstacle::Missing(error.to_string()))
+    }
+}
