@@ -1,29 +1,48 @@
-//! The settings of the group coordinator, by Kafka's property names.
+//! The settings of the group coordinator, out of the broker's.
+
+use std::time::Duration;
 
 use super::group::GroupLimits;
+use crate::config::BrokerConfig;
 
-/// Settings of the group coordinator; the defaults are Kafka's.
+/// Settings of the group coordinator, by Kafka's property names.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupConfig {
     /// `group.*`: limits of every group.
     pub limits: GroupLimits,
-    /// `offsets.topic.num.partitions`: partitions of `__consumer_offsets` when it is created.
-    pub offsets_topic_num_partitions: i32,
-    /// `offsets.topic.replication.factor`; where it is not set, three or as many as there are voters.
-    pub offsets_topic_replication_factor: Option<i16>,
-    /// `offsets.topic.segment.bytes`
-    pub offsets_topic_segment_bytes: i32,
     /// `offset.metadata.max.bytes`: what a client may keep with an offset.
     pub offset_metadata_max_bytes: usize,
     /// `offsets.retention.minutes`, in milliseconds: how long offsets outlive their group (KIP-211).
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
-    pub offsets_retention_check_interval_ms: u64,
+    pub offsets_retention_check_interval: Duration,
     /// `offsets.commit.timeout.ms`: how long an answer waits for its records to be replicated.
-    pub offsets_commit_timeout_ms: u64,
+    pub offsets_commit_timeout: Duration,
 }
 
+const MINUTE_MS: i64 = 60_000;
+
+impl GroupConfig {
+    /// The coordinator's part of the broker's configuration.
+    pub fn new(broker: &BrokerConfig) -> Self {
+        Self {
+            limits: GroupLimits {
+                session_timeout_ms_min: broker.group_min_session_timeout_ms,
+                session_timeout_ms_max: broker.group_max_session_timeout_ms,
+                initial_rebalance_delay_ms: broker.group_initial_rebalance_delay_ms,
+                members_max: broker.group_max_size,
+            },
+            offset_metadata_max_bytes: broker.offset_metadata_max_bytes,
+            offsets_retention_ms: i64::from(broker.offsets_retention_minutes) * MINUTE_MS,
+            offsets_retention_check_interval: broker.offsets_retention_check_interval_ms,
+            offsets_commit_timeout: broker.offsets_commit_timeout_ms,
+        }
+    }
+}
+
+#[cfg(test)]
 impl Default for GroupConfig {
+    /// Kafka's defaults.
     fn default() -> Self {
         Self {
             limits: GroupLimits {
@@ -32,13 +51,10 @@ impl Default for GroupConfig {
                 initial_rebalance_delay_ms: 3_000,
                 members_max: i32::MAX as usize,
             },
-            offsets_topic_num_partitions: 50,
-            offsets_topic_replication_factor: None,
-            offsets_topic_segment_bytes: 100 * 1024 * 1024,
             offset_metadata_max_bytes: 4_096,
-            offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
-            offsets_retention_check_interval_ms: 600_000,
-            offsets_commit_timeout_ms: 5_000,
+            offsets_retention_ms: 7 * 24 * 60 * MINUTE_MS,
+            offsets_retention_check_interval: Duration::from_secs(600),
+            offsets_commit_timeout: Duration::from_secs(5),
         }
     }
 }

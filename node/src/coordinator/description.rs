@@ -20,7 +20,7 @@ pub struct GroupListing {
 
 impl GroupListing {
     /// Kafka's name of the kind of group: the only one there is here.
-    pub const GROUP_TYPE: &str = "classic";
+    pub const GROUP_TYPE: &str = "Classic";
 
     pub(crate) fn of(group: &Group) -> Self {
         Self {

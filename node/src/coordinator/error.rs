@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::api::ErrorCode;
+
 /// Why a request about a group was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum GroupError {
@@ -48,6 +50,40 @@ pub enum GroupError {
     InvalidRequest,
     /// The group's metadata is larger than a batch of the internal topic may be.
     UnknownServerError,
+}
+
+impl GroupError {
+    /// Kafka's code for it.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
+            Self::CoordinatorLoadInProgress => ErrorCode::CoordinatorLoadInProgress,
+            Self::NotCoordinator => ErrorCode::NotCoordinator,
+            Self::InvalidGroupId => ErrorCode::InvalidGroupId,
+            Self::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+            Self::NonEmptyGroup => ErrorCode::NonEmptyGroup,
+            Self::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
+            Self::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
+            Self::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+            Self::InconsistentGroupProtocol => ErrorCode::InconsistentGroupProtocol,
+            Self::MemberIdRequired => ErrorCode::MemberIdRequired,
+            Self::UnknownMemberId => ErrorCode::UnknownMemberId,
+            Self::FencedInstanceId => ErrorCode::FencedInstanceId,
+            Self::IllegalGeneration => ErrorCode::IllegalGeneration,
+            Self::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+            Self::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+            Self::InvalidCommitOffsetSize => ErrorCode::InvalidCommitOffsetSize,
+            Self::UnknownTopicOrPartition => ErrorCode::UnknownTopicOrPartition,
+            Self::UnknownTopicId => ErrorCode::UnknownTopicId,
+            Self::InvalidRequest => ErrorCode::InvalidRequest,
+            Self::UnknownServerError => ErrorCode::UnknownServerError,
+        }
+    }
+}
+
+/// The code of a result that carries nothing else.
+pub(crate) fn code_of(result: Result<(), GroupError>) -> i16 {
+    result.map_or_else(|error| error.code().code(), |()| ErrorCode::None.code())
 }
 
 impl fmt::Display for GroupError {

@@ -14,14 +14,14 @@
 //! Every answer that says yes is held back until all records before it are committed in the same epoch.
 //! Heartbeats are the exception: they promise nothing.
 
-#![allow(dead_code)]
-
 mod cell;
 mod config;
 mod deadlines;
 mod description;
 mod error;
 pub mod group;
+pub(crate) mod internal_topic;
+mod led_partition;
 mod loader;
 pub mod offsets_log;
 mod offsets_partition;
@@ -33,22 +33,29 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use kittiwake_raft::ClusterImage;
 use kittiwake_storage::Offset;
 use parking_lot::RwLock;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::partition::PartitionManager;
 
 use cell::{Cell, Work};
 use group::{Answer, Event, Now, ReplyId};
 use offsets_partition::OffsetsPartition;
-use shard::{Commit, Offsets, Shard};
+use led_partition::LedPartition;
+use shard::Shard;
 
 pub use config::GroupConfig;
 pub use description::{GroupDescription, GroupListing, MemberDescription, OffsetDescription};
 pub use error::GroupError;
+pub(crate) use error::code_of;
+pub(crate) use shard::{Commit, NewOffset, Offsets as OffsetsOfGroup};
 
 /// The topic that groups are kept in.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -56,41 +63,42 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Partitions that are read at the same time when this node takes many over.
 const LOADS_MAX: usize = 4;
 
+/// How long a client that creates `__consumer_offsets` waits for its coordinator to be ready.
+const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Coordinates the groups whose partitions of `__consumer_offsets` this node leads.
 pub struct GroupCoordinator {
     config: Arc<GroupConfig>,
     cells: RwLock<HashMap<i32, Arc<Cell>>>,
-    /// Partitions of `__consumer_offsets`.
-    partitions: AtomicI32,
+    /// Partitions of `__consumer_offsets`; any number while there is no such topic.
+    partitions: AtomicUsize,
     started: Instant,
     /// Uptime at which the timer task is going to wake by itself.
     planned_wake_ms: AtomicI64,
     wake: Notify,
     loads: Arc<Semaphore>,
+    /// Metadata offset up to which leaderships have been taken over.
+    followed: watch::Sender<u64>,
 }
 
 impl GroupCoordinator {
     /// A coordinator of nothing yet.
     pub fn new(config: GroupConfig) -> Self {
         Self {
-            partitions: AtomicI32::new(config.offsets_topic_num_partitions),
+            partitions: AtomicUsize::new(1),
             config: Arc::new(config),
             cells: RwLock::default(),
             started: Instant::now(),
             planned_wake_ms: AtomicI64::new(i64::MAX),
             wake: Notify::new(),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
+            followed: watch::Sender::new(0),
         }
     }
 
     /// The settings it was made with.
     pub fn config(&self) -> &GroupConfig {
         &self.config
-    }
-
-    /// The partition of `__consumer_offsets` that a group belongs to.
-    pub fn partition_for(&self, group_id: &str) -> i32 {
-        partition_for(group_id, self.partitions.load(Ordering::Relaxed))
     }
 
     /// Every group coordinated here.
@@ -179,7 +187,7 @@ impl GroupCoordinator {
     pub(crate) async fn offsets<T>(
         &self,
         group_id: &str,
-        look: impl FnOnce(Option<&Offsets>) -> T,
+        look: impl FnOnce(Option<&OffsetsOfGroup>) -> T,
     ) -> Result<T, GroupError> {
         self.read(group_id, |work| {
             look(work.shard.get(group_id).map(|entry| &entry.offsets))
@@ -199,6 +207,14 @@ impl GroupCoordinator {
                 .delete_offsets(work.now, &id, partitions, work.journal)
         })
         .await
+    }
+
+    /// Waits until the partitions this node leads as of `metadata_offset` are taken over, but not long:
+    /// whoever asks too early is told to ask again.
+    pub(crate) async fn wait_followed(&self, metadata_offset: u64) {
+        let mut followed = self.followed.subscribe();
+        let reached = followed.wait_for(|offset| *offset >= metadata_offset);
+        let _ = tokio::time::timeout(FOLLOW_WAIT_MAX, reached).await;
     }
 
     async fn read<T>(
@@ -223,15 +239,15 @@ impl GroupCoordinator {
     }
 
     async fn committed(&self, cell: &Cell, end: Offset) -> Result<(), GroupError> {
-        let timeout = Duration::from_millis(self.config.offsets_commit_timeout_ms);
-        cell.committed(end, timeout).await
+        cell.committed(end, self.config.offsets_commit_timeout).await
     }
 
     fn cell(&self, group_id: &str) -> Result<Arc<Cell>, GroupError> {
         if group_id.len() > offsets_log::STRING_BYTES_MAX {
             return Err(GroupError::InvalidGroupId);
         }
-        let index = self.partition_for(group_id);
+        let index = partition_for(group_id, self.partitions.load(Ordering::Relaxed))
+            .ok_or(GroupError::NotCoordinator)?;
         self.cells
             .read()
             .get(&index)
@@ -243,7 +259,7 @@ impl GroupCoordinator {
         let uptime = self.started.elapsed().as_millis();
         Now {
             uptime_ms: i64::try_from(uptime).unwrap_or(i64::MAX),
-            wall_ms: wall_ms(),
+            wall_ms: crate::broker::now_ms(),
         }
     }
 
@@ -253,6 +269,54 @@ impl GroupCoordinator {
             && at < self.planned_wake_ms.load(Ordering::SeqCst)
         {
             self.wake.notify_one();
+        }
+    }
+
+    /// Does what no request does, until `shutdown`: takes partitions over and gives them up, fires timers,
+    /// expires offsets, removes those of deleted topics.
+    pub async fn run(
+        self: Arc<Self>,
+        partitions: Arc<PartitionManager>,
+        images: watch::Receiver<Arc<ClusterImage>>,
+        shutdown: CancellationToken,
+    ) {
+        tokio::select! {
+            () = self.run_leaderships(&partitions, images) => {}
+            () = self.run_timers() => {}
+            () = self.run_expiry() => {}
+            () = shutdown.cancelled() => {}
+        }
+        self.follow(Vec::new());
+    }
+
+    async fn run_leaderships(
+        self: &Arc<Self>,
+        partitions: &PartitionManager,
+        images: watch::Receiver<Arc<ClusterImage>>,
+    ) {
+        let mut reconciled = partitions.reconciled();
+        let mut former = images.borrow().clone();
+        loop {
+            let offset = *reconciled.borrow_and_update();
+            let image = images.borrow().clone();
+            if let Some(topic) = image.topic_by_name(OFFSETS_TOPIC) {
+                let count = topic.partitions.len();
+                self.partitions.store(count, Ordering::Relaxed);
+            }
+            self.follow(led(partitions));
+            let deleted: Vec<Arc<str>> = former
+                .topics()
+                .filter(|topic| image.topic(topic.id).is_none())
+                .map(|topic| topic.name.as_str().into())
+                .collect();
+            if !deleted.is_empty() {
+                self.forget_topics(&deleted);
+            }
+            former = image;
+            self.followed.send_replace(offset);
+            if reconciled.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -286,7 +350,7 @@ impl GroupCoordinator {
 
     /// Expires offsets and groups for ever, every `offsets.retention.check.interval.ms`.
     pub(crate) async fn run_expiry(&self) {
-        let interval = Duration::from_millis(self.config.offsets_retention_check_interval_ms);
+        let interval = self.config.offsets_retention_check_interval;
         loop {
             tokio::time::sleep(interval).await;
             let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
@@ -378,10 +442,17 @@ impl GroupCoordinator {
         }
         self.watch_timers(cell);
     }
+}
 
-    pub(crate) fn set_partition_count(&self, count: i32) {
-        self.partitions.store(count.max(1), Ordering::Relaxed);
-    }
+/// The partitions of `__consumer_offsets` this node leads.
+fn led(partitions: &PartitionManager) -> Vec<Arc<dyn OffsetsPartition>> {
+    let led = partitions.led(OFFSETS_TOPIC).into_iter();
+    led.filter_map(|(index, epoch)| {
+        // One that is lost between the two calls is given up at the next change.
+        let partition = partitions.get(OFFSETS_TOPIC, index).ok()?;
+        Some(Arc::new(LedPartition::new(partition, epoch)) as Arc<dyn OffsetsPartition>)
+    })
+    .collect()
 }
 
 /// Whether a client relies on what an answer says: an error or a heartbeat's answer binds nobody.
@@ -394,18 +465,12 @@ fn promises_something(answer: &Answer) -> bool {
     }
 }
 
-fn wall_ms() -> i64 {
-    let since_1970 = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// `Utils.abs(groupId.hashCode()) % partitions`, as Apache Kafka files groups.
-fn partition_for(group_id: &str, partitions: i32) -> i32 {
+/// `Utils.abs(groupId.hashCode()) % partitions`, as Apache Kafka files groups; none without partitions.
+pub(crate) fn partition_for(group_id: &str, partitions: usize) -> Option<i32> {
     let hash = group_id.encode_utf16().fold(0_i32, |hash, unit| {
         hash.wrapping_mul(31).wrapping_add(i32::from(unit))
     });
     // The one number without a positive counterpart counts as 0.
-    hash.checked_abs().unwrap_or(0) % partitions
+    let hash = hash.checked_abs().unwrap_or(0);
+    hash.checked_rem(i32::try_from(partitions).ok()?)
 }

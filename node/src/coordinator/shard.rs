@@ -452,7 +452,11 @@ fn step_group(
             Action::Answer(reply, answer) => answers.push((reply, answer)),
             Action::Persist(metadata) => {
                 let record = OffsetsRecord::Group(group.id().clone(), Some(metadata));
-                let result = journal.append(&[record]);
+                let result = journal.append(&[record]).map_err(|error| match error {
+                    // That is about commits; for group metadata Kafka has no better word.
+                    GroupError::InvalidCommitOffsetSize => GroupError::UnknownServerError,
+                    error => error,
+                });
                 step_group(group, now, Event::Persisted(result), journal, answers);
             }
         }

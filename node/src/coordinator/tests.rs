@@ -130,9 +130,8 @@ impl OffsetsPartition for Led {
 
 fn coordinator() -> Arc<GroupCoordinator> {
     let mut config = GroupConfig::default();
-    config.offsets_topic_num_partitions = 1;
     config.limits.initial_rebalance_delay_ms = 1;
-    config.offsets_commit_timeout_ms = 600_000;
+    config.offsets_commit_timeout = Duration::from_secs(600);
     Arc::new(GroupCoordinator::new(config))
 }
 
@@ -219,10 +218,11 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
 #[test]
 fn groups_are_filed_as_kafka_files_them() {
     // String.hashCode: 99162322, Integer.MIN_VALUE, and a pair of surrogates.
-    assert_eq!(partition_for("hello", 50), 22);
-    assert_eq!(partition_for("polygenelubricants", 50), 0);
-    assert_eq!(partition_for("😀", 50), 1_772_899 % 50);
-    assert_eq!(partition_for("", 50), 0);
+    assert_eq!(partition_for("hello", 50), Some(22));
+    assert_eq!(partition_for("polygenelubricants", 50), Some(0));
+    assert_eq!(partition_for("😀", 50), Some(1_772_899 % 50));
+    assert_eq!(partition_for("", 50), Some(0));
+    assert_eq!(partition_for("hello", 0), None);
 }
 
 #[tokio::test]
@@ -271,9 +271,8 @@ async fn a_commit_is_answered_when_it_is_committed_and_read_only_then() {
 #[tokio::test]
 async fn a_commit_that_is_not_committed_in_time_is_not_acknowledged() {
     let mut config = GroupConfig::default();
-    config.offsets_commit_timeout_ms = 1;
+    config.offsets_commit_timeout = Duration::from_millis(1);
     let coordinator = Arc::new(GroupCoordinator::new(config));
-    coordinator.set_partition_count(1);
     let led = Led::new(&Log::default(), 1);
     loaded(&coordinator, &led).await;
     led.stop_replication();

@@ -1,0 +1,183 @@
+//! OffsetFetch 1–10: how far groups have read.
+//!
+//! Nothing committed is offset −1 with empty metadata and no error, for an unknown group too. v2+ takes
+//! null topics for "all" and has an error for the whole group, v8+ takes several groups (KIP-709), v10
+//! names topics by id (UNKNOWN_TOPIC_ID; "all" leaves out topics that are gone). v7+ may ask for stable
+//! offsets only (KIP-447): there are no transactions, so every offset is stable. While the coordinator
+//! loads the answer is COORDINATOR_LOAD_IN_PROGRESS, never −1.
+
+use kafka_wire::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use kafka_wire::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use kafka_wire::{OffsetFetchRequest, OffsetFetchResponse};
+use kafka_wire_core::Uuid;
+use kittiwake_raft::{ClusterImage, TopicId};
+
+use super::{ErrorCode, RequestContext};
+use crate::coordinator::{GroupError, OffsetsOfGroup};
+
+const GROUP_ERROR_FROM: i16 = 2;
+const GROUPS_FROM: i16 = 8;
+const TOPIC_IDS_FROM: i16 = 10;
+const NO_OFFSET: i64 = -1;
+const NO_EPOCH: i32 = -1;
+
+pub(crate) async fn handle(
+    ctx: RequestContext,
+    request: OffsetFetchRequest,
+    version: i16,
+) -> OffsetFetchResponse {
+    let mut response = OffsetFetchResponse::default();
+    if version >= GROUPS_FROM {
+        for group in request.groups {
+            response.groups.push(fetch(&ctx, group, version).await);
+        }
+        return response;
+    }
+    let mut group = OffsetFetchRequestGroup::default();
+    group.group_id = request.group_id;
+    group.topics = request
+        .topics
+        .map(|topics| topics.into_iter().map(as_group_topic).collect());
+    let fetched = fetch(&ctx, group, version).await;
+    response.error_code = fetched.error_code;
+    response.topics = fetched.topics.into_iter().map(as_single_topic).collect();
+    response
+}
+
+async fn fetch(
+    ctx: &RequestContext,
+    group: OffsetFetchRequestGroup,
+    version: i16,
+) -> OffsetFetchResponseGroup {
+    let image = ctx.broker.quorum.image();
+    let found = ctx
+        .broker
+        .groups
+        .offsets(&group.group_id, |offsets| match &group.topics {
+            Some(topics) => topics
+                .iter()
+                .map(|topic| some_offsets(&image, topic, offsets, version))
+                .collect(),
+            None => all_offsets(&image, offsets, version),
+        })
+        .await;
+    let mut response = OffsetFetchResponseGroup::default();
+    match found {
+        Ok(topics) => response.topics = topics,
+        Err(error) if version >= GROUP_ERROR_FROM => response.error_code = error.code().code(),
+        Err(error) => {
+            let topics = group.topics.iter().flatten();
+            response.topics = topics.map(|topic| refused(topic, error.code())).collect();
+        }
+    }
+    response.group_id = group.group_id;
+    response
+}
+
+fn some_offsets(
+    image: &ClusterImage,
+    wanted: &OffsetFetchRequestTopics,
+    offsets: Option<&OffsetsOfGroup>,
+    version: i16,
+) -> OffsetFetchResponseTopics {
+    let name = if version >= TOPIC_IDS_FROM {
+        let topic =
+            TopicId::from_bytes(wanted.topic_id.to_bytes()).and_then(|id| image.topic(id));
+        match topic {
+            Some(topic) => topic.name.as_str(),
+            None => return refused(wanted, GroupError::UnknownTopicId.code()),
+        }
+    } else {
+        wanted.name.as_str()
+    };
+    let committed = offsets.and_then(|offsets| offsets.get(name));
+    let mut answer = OffsetFetchResponseTopics::default();
+    answer.name = wanted.name.clone();
+    answer.topic_id = wanted.topic_id;
+    for &index in &wanted.partition_indexes {
+        let mut partition = nothing_committed(index);
+        if let Some(offset) = committed.and_then(|partitions| partitions.get(&index)) {
+            partition.committed_offset = offset.offset;
+            partition.committed_leader_epoch = offset.leader_epoch;
+            partition.metadata = Some((&*offset.metadata).into());
+        }
+        answer.partitions.push(partition);
+    }
+    answer
+}
+
+fn all_offsets(
+    image: &ClusterImage,
+    offsets: Option<&OffsetsOfGroup>,
+    version: i16,
+) -> Vec<OffsetFetchResponseTopics> {
+    let mut answers = Vec::new();
+    for (name, partitions) in offsets.into_iter().flatten() {
+        let mut answer = OffsetFetchResponseTopics::default();
+        answer.name = (&**name).into();
+        match image.topic_by_name(name) {
+            Some(topic) => answer.topic_id = Uuid::from_bytes(topic.id.to_bytes()),
+            None if version >= TOPIC_IDS_FROM => continue,
+            None => {}
+        }
+        for (&index, offset) in partitions {
+            let mut partition = nothing_committed(index);
+            partition.committed_offset = offset.offset;
+            partition.committed_leader_epoch = offset.leader_epoch;
+            partition.metadata = Some((&*offset.metadata).into());
+            answer.partitions.push(partition);
+        }
+        answers.push(answer);
+    }
+    answers
+}
+
+fn refused(wanted: &OffsetFetchRequestTopics, error: ErrorCode) -> OffsetFetchResponseTopics {
+    let mut answer = OffsetFetchResponseTopics::default();
+    answer.name = wanted.name.clone();
+    answer.topic_id = wanted.topic_id;
+    for &index in &wanted.partition_indexes {
+        let mut partition = nothing_committed(index);
+        partition.error_code = error.code();
+        answer.partitions.push(partition);
+    }
+    answer
+}
+
+fn nothing_committed(index: i32) -> OffsetFetchResponsePartitions {
+    let mut partition = OffsetFetchResponsePartitions::default();
+    partition.partition_index = index;
+    partition.committed_offset = NO_OFFSET;
+    partition.committed_leader_epoch = NO_EPOCH;
+    partition.metadata = Some(Default::default());
+    partition
+}
+
+/// A topic of a request below v8 as one of v8.
+fn as_group_topic(topic: OffsetFetchRequestTopic) -> OffsetFetchRequestTopics {
+    let mut same = OffsetFetchRequestTopics::default();
+    same.name = topic.name;
+    same.partition_indexes = topic.partition_indexes;
+    same
+}
+
+/// A topic of a response of v8 as one below.
+fn as_single_topic(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
+    let mut same = OffsetFetchResponseTopic::default();
+    same.name = topic.name;
+    for partition in topic.partitions {
+        let mut copy = OffsetFetchResponsePartition::default();
+        copy.partition_index = partition.partition_index;
+        copy.committed_offset = partition.committed_offset;
+        copy.committed_leader_epoch = partition.committed_leader_epoch;
+        copy.metadata = partition.metadata;
+        copy.error_code = partition.error_code;
+        same.partitions.push(copy);
+    }
+    same
+}
