@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::fetch::SessionCache;
 use crate::config::BrokerConfig;
+use crate::coordinator::GroupCoordinator;
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::wire::admission::Admission;
@@ -30,6 +31,8 @@ pub struct Broker {
     pub quorum: MetadataQuorum,
     /// The partitions of this node.
     pub partitions: Arc<PartitionManager>,
+    /// The groups it coordinates.
+    pub groups: Arc<GroupCoordinator>,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
     /// What it lets in.

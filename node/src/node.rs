@@ -28,6 +28,7 @@ use crate::api::{self, KafkaService};
 use crate::broker::{Broker, now_ms};
 use crate::config::BrokerConfig;
 use crate::controller::registration;
+use crate::coordinator::{GroupConfig, GroupCoordinator};
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::partition::housekeeping::{self, Periods};
@@ -103,6 +104,7 @@ impl Node {
             node_id: config.node_id,
             quorum: quorum.clone(),
             partitions: Arc::clone(&partitions),
+            groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
             admission: admission(&config, &metrics),
             metrics,
@@ -114,6 +116,11 @@ impl Node {
             retention: config.log_retention_check_interval_ms,
             checkpoint: config.replica_high_watermark_checkpoint_interval_ms,
         };
+        tasks.spawn(Arc::clone(&broker.groups).run(
+            Arc::clone(&partitions),
+            quorum.watch(),
+            shutdown.clone(),
+        ));
         tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
         let connections = TaskTracker::new();
         let bound = serve(&broker, sockets, &connections, &tasks, &shutdown)?;

@@ -55,10 +55,15 @@ async fn find(ctx: &RequestContext, key_type: i8, key: &str) -> Found {
         _ => return Err((ErrorCode::InvalidRequest, "unknown coordinator type")),
     }
     let broker = &ctx.broker;
-    internal_topic::ensure_exists(broker).await.map_err(|error| {
-        tracing::warn!(%error, "{OFFSETS_TOPIC} cannot be created yet");
-        (ErrorCode::CoordinatorNotAvailable, "the offsets topic does not exist yet")
-    })?;
+    internal_topic::ensure_exists(broker)
+        .await
+        .map_err(|error| {
+            tracing::warn!(%error, "{OFFSETS_TOPIC} cannot be created yet");
+            (
+                ErrorCode::CoordinatorNotAvailable,
+                "the offsets topic does not exist yet",
+            )
+        })?;
     let image = broker.quorum.image();
     let partitions = image
         .topic_by_name(OFFSETS_TOPIC)

@@ -31,7 +31,10 @@ pub(crate) async fn handle(
 }
 
 fn matches(filter: &[StrBytes], name: &str) -> bool {
-    filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
+    filter.is_empty()
+        || filter
+            .iter()
+            .any(|wanted| wanted.eq_ignore_ascii_case(name))
 }
 
 fn list(group: GroupListing) -> ListedGroup {

@@ -5,11 +5,22 @@
 //! struct; Produce and Fetch, whose records must not be copied, have their own path ([`produce`], [`fetch`]).
 
 pub mod api_versions;
+pub mod delete_groups;
+pub mod describe_groups;
 pub mod error;
 pub mod fetch;
+pub mod find_coordinator;
+pub mod heartbeat;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
 pub mod list_offsets;
+pub mod offset_commit;
+pub mod offset_delete;
+pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod sync_group;
 
 pub use error::ErrorCode;
 
@@ -84,8 +95,19 @@ macro_rules! apis {
 /// Every API that is decoded, handled and encoded in the common way.
 static APIS: &[Api] = apis! {
     list_offsets: ListOffsetsRequest, 2, 1..=11;
+    offset_commit: OffsetCommitRequest, 8, 2..=10;
+    offset_fetch: OffsetFetchRequest, 9, 1..=10;
+    find_coordinator: FindCoordinatorRequest, 10, 0..=6;
+    join_group: JoinGroupRequest, 11, 0..=9;
+    heartbeat: HeartbeatRequest, 12, 0..=4;
+    leave_group: LeaveGroupRequest, 13, 0..=5;
+    sync_group: SyncGroupRequest, 14, 0..=5;
+    describe_groups: DescribeGroupsRequest, 15, 0..=6;
+    list_groups: ListGroupsRequest, 16, 0..=5;
     api_versions: ApiVersionsRequest, 18, 0..=4;
     offset_for_leader_epoch: OffsetForLeaderEpochRequest, 23, 2..=4;
+    delete_groups: DeleteGroupsRequest, 42, 0..=2;
+    offset_delete: OffsetDeleteRequest, 47, 0..=0;
 };
 
 /// The two whose records are not copied. Produce is advertised from 0, although versions below 3 are refused: librdkafka

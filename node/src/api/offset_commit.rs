@@ -10,7 +10,9 @@
 use std::sync::Arc;
 
 use kafka_wire::offset_commit_request::OffsetCommitRequestTopic;
-use kafka_wire::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use kafka_wire::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
 use kafka_wire::{OffsetCommitRequest, OffsetCommitResponse};
 use kittiwake_raft::{ClusterImage, Topic, TopicId};
 

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use kafka_wire::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
+use kafka_wire::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
 use kafka_wire::{OffsetDeleteRequest, OffsetDeleteResponse};
 
 use super::RequestContext;

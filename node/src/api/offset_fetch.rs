@@ -86,8 +86,7 @@ fn some_offsets(
     version: i16,
 ) -> OffsetFetchResponseTopics {
     let name = if version >= TOPIC_IDS_FROM {
-        let topic =
-            TopicId::from_bytes(wanted.topic_id.to_bytes()).and_then(|id| image.topic(id));
+        let topic = TopicId::from_bytes(wanted.topic_id.to_bytes()).and_then(|id| image.topic(id));
         match topic {
             Some(topic) => topic.name.as_str(),
             None => return refused(wanted, GroupError::UnknownTopicId.code()),

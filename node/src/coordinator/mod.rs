@@ -32,6 +32,7 @@ mod subscription;
 mod tests;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -47,8 +48,8 @@ use crate::partition::PartitionManager;
 
 use cell::{Cell, Work};
 use group::{Answer, Event, Now, ReplyId};
-use offsets_partition::OffsetsPartition;
 use led_partition::LedPartition;
+use offsets_partition::OffsetsPartition;
 use shard::Shard;
 
 pub use config::GroupConfig;
@@ -239,7 +240,8 @@ impl GroupCoordinator {
     }
 
     async fn committed(&self, cell: &Cell, end: Offset) -> Result<(), GroupError> {
-        cell.committed(end, self.config.offsets_commit_timeout).await
+        cell.committed(end, self.config.offsets_commit_timeout)
+            .await
     }
 
     fn cell(&self, group_id: &str) -> Result<Arc<Cell>, GroupError> {
@@ -441,6 +443,16 @@ impl GroupCoordinator {
             ),
         }
         self.watch_timers(cell);
+    }
+}
+
+impl fmt::Debug for GroupCoordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut partitions: Vec<i32> = self.cells.read().keys().copied().collect();
+        partitions.sort_unstable();
+        f.debug_struct("GroupCoordinator")
+            .field("partitions", &partitions)
+            .finish_non_exhaustive()
     }
 }
 
