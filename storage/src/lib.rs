@@ -1,4 +1,57 @@
-//! One partition's log on disk, in Apache Kafka's own format.
+//! One partition's log on disk, in Apache Kafka's own format: its tools read what is written here.
+//!
+//! # The directory of a partition
+//!
+//! ```text
+//! <data>/orders-7/
+//!   partition.metadata                 topic id; durable before the first append
+//!   leader-epoch-checkpoint            epoch and first offset of each reign
+//!   00000000000000000000.log           a sealed segment: record batches, one after another
+//!   00000000000000000000.index         8-byte entries: last offset of a batch, its position
+//!   00000000000000000000.timeindex     12-byte entries: largest timestamp so far, its offset
+//!   00000000000000004711.log           the active segment: batches, then zeros allocated ahead
+//!   00000000000000004711.index
+//!   00000000000000004711.timeindex
+//!   00000000000000004711.snapshot      producers as of offset 4711, written when it was rolled
+//!   *.deleted                          removed by retention, waiting for file.delete.delay.ms
+//!   *.cut                              found after the end of the log by a recovery; for the operator
+//! ```
+//!
+//! A record batch (v2, big endian). The CRC covers what follows it, so the leader patches the first
+//! two fields it owns without touching it:
+//!
+//! ```text
+//!  0            8       12            16     17     21           23                 27
+//!  +------------+--------+-------------+------+------+------------+------------------+
+//!  | base offset| length | leader epoch| magic| crc  | attributes | last offset delta|
+//!  +------------+--------+-------------+------+------+------------+------------------+
+//!  27               35              43            51       53         57       61
+//!  +----------------+---------------+-------------+--------+----------+--------+---------
+//!  | base timestamp | max timestamp | producer id | epoch  | base seq | count  | records ...
+//!  +----------------+---------------+-------------+--------+----------+--------+---------
+//! ```
+//!
+//! What surrounds the partitions is drawn in [`LogDir`]'s module: lock, `meta.properties`, the
+//! checkpoints, the clean-shutdown marker.
+//!
+//! # Watermarks
+//!
+//! ```text
+//! log_start <= high_watermark <= log_end        flushed <= log_end
+//! ```
+//!
+//! Readable is what lies between `log_start` and `log_end`, committed what is below the high
+//! watermark (the replica's business: it is passed in), durable what is below `flushed`. Published
+//! bytes, those below `log_end`, never change.
+//!
+//! # The way through
+//!
+//! A batch: [`validate`] (outside any lock) → [`Log::append`] → the active segment's file → index →
+//! published. A range: [`Log::read`] → segment → index → [`FileSlice`], which `sendfile` sends.
+//! After a stop: [`LogDir::load`] → recovery of what lies past the recovery point.
+//!
+//! This crate knows no sockets, no clock (time is passed in), no replication; a topic is a name and
+//! an id to it.
 #![deny(unsafe_code)]
 
 mod append_file;

@@ -282,6 +282,19 @@ impl ProducerState {
         }
     }
 
+    /// Takes over, for producers that are where `read_back` says they are, the earlier batches it
+    /// knows: a snapshot keeps only the last one.
+    pub(crate) fn recall(&mut self, read_back: &Self) {
+        for (id, known) in &read_back.producers {
+            if let Some(producer) = self.producers.get_mut(id)
+                && producer.epoch == known.epoch
+                && producer.batches.back() == known.batches.back()
+            {
+                producer.batches.clone_from(&known.batches);
+            }
+        }
+    }
+
     /// Forgets producers that have been silent for `expiration_ms` (`producer.id.expiration.ms`) and have no open
     /// transaction; says how many.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) -> usize {

@@ -40,6 +40,8 @@ pub(crate) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 const REBUILT_INTERVAL: u32 = 4096;
 /// Read-ahead of the scan: small batches share a read, the bodies of large ones are skipped.
 const HEADERS_READ: usize = 16 << 10;
+/// How far before a snapshot headers are read, bytes, for the batches that it does not keep.
+const PRODUCERS_READ_BACK: u32 = 4 << 20;
 /// Piece in which bodies are read for their CRC.
 const BODY_READ: usize = 256 << 10;
 /// Index files of a recovered segment may grow to this at most while they are rebuilt.
@@ -266,8 +268,12 @@ struct Scan {
     expected: Offset,
     epoch: LeaderEpoch,
     epochs: LeaderEpochCache,
+    /// As of the snapshot, and of the batches after it.
     producers: ProducerState,
     snapshot_at: Option<Offset>,
+    /// Of the batches that were walked before the snapshot: it keeps one batch per producer, and
+    /// five are needed to tell retries. `None` once they have been taken over.
+    before_snapshot: Option<ProducerState>,
     /// Start of the scan in its first segment: position, and the largest timestamp before it.
     resume: Option<(u64, Option<TimeEntry>)>,
     ends: Vec<SegmentEnd>,
@@ -291,6 +297,7 @@ impl Scan {
             epochs: read_epochs(path)?,
             producers: ProducerState::default(),
             snapshot_at: None,
+            before_snapshot: None,
             resume: None,
             ends: Vec::new(),
             indexing: Indexing::new(None),
@@ -311,6 +318,7 @@ impl Scan {
                 Ok(Ok(producers)) => {
                     scan.producers = producers;
                     scan.snapshot_at = Some(*at);
+                    scan.before_snapshot = Some(ProducerState::default());
                     break;
                 }
                 Ok(Err(error)) => {
@@ -341,7 +349,12 @@ impl Scan {
             return Ok(());
         };
         let segment = Segment::new(Arc::clone(directory), base, size, None);
-        let Ok(Some(prefix)) = TrustedPrefix::find(&segment, snapshot_at, size) else {
+        let back = if self.producers.is_empty() {
+            0
+        } else {
+            PRODUCERS_READ_BACK
+        };
+        let Ok(Some(prefix)) = TrustedPrefix::find(&segment, snapshot_at, size, back) else {
             return Ok(());
         };
         let log = File::open(segment.path(LOG))?;
@@ -475,7 +488,17 @@ impl Scan {
             self.epochs.assign(header.leader_epoch, header.base_offset);
         }
         if self.snapshot_at.is_none_or(|at| header.base_offset >= at) {
+            self.recall_producers();
             self.producers.record(header, self.known.now_ms);
+        } else if let Some(before) = &mut self.before_snapshot {
+            before.record(header, self.known.now_ms);
+        }
+    }
+
+    /// Gives the producers of the snapshot the earlier batches that were read.
+    fn recall_producers(&mut self) {
+        if let Some(before) = self.before_snapshot.take() {
+            self.producers.recall(&before);
         }
     }
 
@@ -529,6 +552,7 @@ impl Scan {
                 next,
             )));
         }
+        self.recall_producers();
         let on_disk = read_epochs(path)?;
         self.epochs.truncate_from_end(self.expected);
         let log_start = known.log_start.max(kept[0].0);
@@ -588,15 +612,16 @@ struct TrustedPrefix {
 }
 
 impl TrustedPrefix {
-    /// `None` when there is none, or an entry is out of order.
-    fn find(segment: &Segment, before: Offset, size: u64) -> io::Result<Option<Self>> {
+    /// Up to the last entry that is at least `back` bytes before the last batch before `before`, or
+    /// the first. `None` when there is none, or an entry is out of order.
+    fn find(segment: &Segment, before: Offset, size: u64, back: u32) -> io::Result<Option<Self>> {
         let index = OffsetIndex::open_sealed(&segment.path(INDEX), segment.base())?;
         let times = TimeIndex::open_sealed(&segment.path(TIME_INDEX), segment.base())?;
-        let mut last: Option<OffsetEntry> = None;
-        let mut entries = 0;
+        let mut entries: Vec<OffsetEntry> = Vec::new();
         for entry in index.entries() {
             let entry = entry?;
-            if last
+            if entries
+                .last()
                 .is_some_and(|last| entry.offset <= last.offset || entry.position <= last.position)
             {
                 return Ok(None);
@@ -604,10 +629,15 @@ impl TrustedPrefix {
             if entry.offset >= before || u64::from(entry.position) >= size {
                 break;
             }
-            last = Some(entry);
-            entries += 1;
+            entries.push(entry);
         }
-        let Some(last) = last else {
+        let from = entries
+            .last()
+            .map_or(0, |last| last.position.saturating_sub(back));
+        let kept_entries = entries
+            .partition_point(|entry| entry.position <= from)
+            .max(1);
+        let Some(&last) = entries.get(kept_entries - 1) else {
             return Ok(None);
         };
         let mut largest: Option<TimeEntry> = None;
@@ -626,7 +656,7 @@ impl TrustedPrefix {
             kept += 1;
         }
         Ok(Some(Self {
-            entries,
+            entries: kept_entries as u64,
             last,
             times: kept,
             largest,
