@@ -76,7 +76,7 @@ pub async fn run(
     node.stop().await
 }
 
-struct Node {
+pub(crate) struct Node {
     broker: Arc<Broker>,
     bound: Bound,
     epoch: BrokerEpoch,
@@ -84,6 +84,7 @@ struct Node {
     connections: TaskTracker,
     /// Everything else.
     tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 impl Node {
@@ -130,6 +131,7 @@ impl Node {
             epoch,
             connections,
             tasks,
+            shutdown,
         })
     }
 
@@ -369,4 +371,27 @@ fn serve(
         tasks.spawn(listener.run(connections.clone(), shutdown.clone()));
     }
     Ok(bound)
+}
+
+#[cfg(test)]
+impl Node {
+    /// A node of its own in `directory`, on any free port.
+    pub(crate) async fn for_tests(directory: &Path) -> Self {
+        let mut config = BrokerConfig::default();
+        let data = directory.join("data");
+        config.log_dirs = data.to_string_lossy().parse().expect("a path");
+        config.listeners = "PLAINTEXT://127.0.0.1:0".parse().expect("a listener");
+        Self::start(Arc::new(config), CancellationToken::new())
+            .await
+            .expect("the node starts")
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    pub(crate) async fn stop_for_tests(self) {
+        self.shutdown.cancel();
+        self.stop().await.expect("the node stops cleanly");
+    }
 }

@@ -60,6 +60,8 @@ pub struct Api {
     /// First version with tagged fields.
     flexible_from: i16,
     begin: fn(RequestContext, Admitted) -> Reply,
+    #[cfg(test)]
+    codec: tests::Codec,
 }
 
 /// A request whose API and version are served.
@@ -88,6 +90,8 @@ macro_rules! apis {
             versions: $versions,
             flexible_from: flexible_from::<kafka_wire::$request>(),
             begin: |ctx, request| answer(ctx, request, $module::handle),
+            #[cfg(test)]
+            codec: tests::Codec::of::<kafka_wire::$request>(),
         },)+]
     };
 }
@@ -119,6 +123,8 @@ static RECORD_APIS: &[Api] = &[
         versions: 0..=13,
         flexible_from: flexible_from::<kafka_wire::ProduceRequest>(),
         begin: produce::begin,
+        #[cfg(test)]
+        codec: tests::Codec::of::<kafka_wire::ProduceRequest>(),
     },
     Api {
         key: 1,
@@ -126,6 +132,8 @@ static RECORD_APIS: &[Api] = &[
         versions: 4..=18,
         flexible_from: flexible_from::<kafka_wire::FetchRequest>(),
         begin: fetch::begin,
+        #[cfg(test)]
+        codec: tests::Codec::of::<kafka_wire::FetchRequest>(),
     },
 ];
 
@@ -298,5 +306,141 @@ fn respond<M: KafkaMessage>(header: &RequestHeader, response: &M, version: ApiVe
             error!(response = M::NAME, version = version.value(), %fault, "a response cannot be encoded");
             close(format!("{} v{version}: {fault}", M::NAME))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Node;
+    use crate::wire::send_plan::flatten;
+    use kafka_wire_core::{DecodeError, EncodeError};
+
+    /// Encodes an API's default request and decodes its response, for any version.
+    #[derive(Clone, Debug)]
+    pub(super) struct Codec {
+        request: fn(ApiVersion) -> Result<Bytes, EncodeError>,
+        response: fn(Bytes, ApiVersion) -> Result<(), DecodeError>,
+        response_header_version: fn(ApiVersion) -> i16,
+    }
+
+    impl Codec {
+        pub(super) const fn of<R: RequestResponsePair + Default>() -> Self {
+            Self {
+                request: |version| R::default().encode_to_bytes(version),
+                response: |body, version| {
+                    R::Response::decode_from_bytes(body, version, DecodeLimits::default()).map(drop)
+                },
+                response_header_version: |version| {
+                    response_header_version(R::API_KEY, version, R::Response::is_flexible(version))
+                },
+            }
+        }
+    }
+
+    fn peer() -> Arc<Peer> {
+        Arc::new(Peer {
+            address: ([127, 0, 0, 1], 1).into(),
+            listener: "PLAINTEXT".into(),
+        })
+    }
+
+    fn request(api_key: i16, api_version: i16, body: Bytes) -> Request {
+        let header = RequestHeader {
+            api_key,
+            api_version,
+            correlation_id: 99,
+            client_id: None,
+        };
+        Request {
+            header,
+            frame_len: body.len() + 10,
+            body,
+            memory: None,
+        }
+    }
+
+    async fn settle(reply: Reply) -> Result<Option<Vec<u8>>, CloseReason> {
+        match reply {
+            Reply::None => Ok(None),
+            Reply::Ready(plan) => Ok(Some(flatten(plan))),
+            Reply::Later(later) => later.await.map(|plan| Some(flatten(plan))),
+            Reply::Close(reason) => Err(reason),
+        }
+    }
+
+    /// What we advertise we answer: every version of every API, in an encoding Kafka's schema reads.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_advertised_version_is_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::for_tests(directory.path()).await;
+        let service = KafkaService::new(Arc::clone(node.broker()));
+        for api in served() {
+            for version in api.versions.clone() {
+                let what = format!("{} v{version}", api.name);
+                let version = ApiVersion::new(version);
+                let Ok(body) = (api.codec.request)(version) else {
+                    assert!(api.key == PRODUCE_KEY && version.value() < 3, "{what}");
+                    continue;
+                };
+                let reply = service.call(&peer(), request(api.key, version.value(), body));
+                let answer = settle(reply)
+                    .await
+                    .unwrap_or_else(|reason| panic!("{what}: {reason}"));
+                let Some(answer) = answer else {
+                    assert_eq!(api.key, PRODUCE_KEY, "{what}: only acks=0 is not answered");
+                    continue;
+                };
+                assert_eq!(answer[4..8], 99i32.to_be_bytes(), "{what}");
+                let header_len = match (api.codec.response_header_version)(version) {
+                    0 => 8,
+                    _ => 9,
+                };
+                let body = Bytes::copy_from_slice(&answer[header_len..]);
+                (api.codec.response)(body, version)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+        }
+        node.stop_for_tests().await;
+    }
+
+    /// Nothing a stranger sends makes a handler panic: every request cut at every byte, and versions we do not know.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn bodies_cut_short_and_unknown_versions_close_the_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::for_tests(directory.path()).await;
+        let service = KafkaService::new(Arc::clone(node.broker()));
+        for api in served() {
+            let version = *api.versions.end();
+            let body = (api.codec.request)(ApiVersion::new(version)).unwrap();
+            for cut in 0..body.len() {
+                let reply = service.call(&peer(), request(api.key, version, body.slice(..cut)));
+                assert!(
+                    matches!(reply, Reply::Close(_)),
+                    "{} cut at {cut}",
+                    api.name
+                );
+            }
+            for unknown in [version + 1, i16::MAX, -1] {
+                let reply = service.call(&peer(), request(api.key, unknown, body.clone()));
+                match api.key {
+                    API_VERSIONS_KEY => assert!(matches!(reply, Reply::Ready(_))),
+                    _ => assert!(matches!(reply, Reply::Close(_)), "{} v{unknown}", api.name),
+                }
+            }
+        }
+        let unknown = service.call(&peer(), request(9999, 0, Bytes::new()));
+        assert!(matches!(unknown, Reply::Close(_)));
+        node.stop_for_tests().await;
+    }
+
+    #[test]
+    fn produce_is_advertised_from_zero_and_keys_are_unique() {
+        assert_eq!(find(PRODUCE_KEY).map(|api| *api.versions.start()), Some(0));
+        let mut keys: Vec<_> = served().map(|api| api.key).collect();
+        keys.sort_unstable();
+        let count = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
     }
 }
