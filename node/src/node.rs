@@ -68,7 +68,6 @@ pub async fn run(
         () = shutdown.cancelled() => {}
         reason = node.broker.quorum.failed() => {
             error!(%reason, "the metadata quorum has failed; the node stops");
-            shutdown.cancel();
             node.stop().await?;
             return Err(anyhow!("the metadata quorum has failed: {reason}"));
         }
@@ -138,6 +137,7 @@ impl Node {
     /// Answers what is in flight, flushes, and leaves the clean-shutdown marker.
     async fn stop(self) -> Result<()> {
         info!("stopping");
+        self.shutdown.cancel();
         let deadline = self.broker.config.kittiwake_shutdown_timeout_ms;
         self.tasks.close();
         self.connections.close();
@@ -391,7 +391,6 @@ impl Node {
     }
 
     pub(crate) async fn stop_for_tests(self) {
-        self.shutdown.cancel();
         self.stop().await.expect("the node stops cleanly");
     }
 }
