@@ -1,4 +1,22 @@
-//! The metadata quorum.
+//! The metadata quorum: who is in the cluster, which topics there are, who leads what.
+//!
+//! One Raft group agrees on a log of [`Command`]s; applying them in order gives the
+//! [`ClusterImage`]. A node opens its [`MetadataQuorum`], proposes commands to it while it is the
+//! controller (the group's leader), and acts on the images it watches. An entry's index is its
+//! *metadata offset*: what Kafka calls so, and what broker epochs are made of.
+//!
+//! ```text
+//! propose ─▶ openraft ─▶ log_store ─▶ writer thread ─▶ redb, fsync ─▶ acknowledged
+//!               │            └─ transport ─▶ the other members
+//!               └─▶ state_machine ─▶ image::apply ─▶ published: image(), watch()
+//! ```
+//!
+//! - `image/` decides: pure, deterministic, no I/O.
+//! - `codec/` is the only place that knows both our types and the protobuf records.
+//! - `log_store/` keeps votes, entries and snapshots; nothing is acknowledged before it is fsynced.
+//! - `transport/` and `formation.rs` talk to other members.
+//!
+//! No openraft type leaves this crate, in its interface or on disk.
 #![forbid(unsafe_code)]
 
 mod codec;

@@ -371,7 +371,7 @@ pub(super) fn seal_entry(entry: &Entry) -> Vec<u8> {
     seal(&encode_entry(entry))
 }
 
-fn seal(message: &impl Message) -> Vec<u8> {
+pub(super) fn seal(message: &impl Message) -> Vec<u8> {
     seal_bytes(&message.encode_to_vec())
 }
 

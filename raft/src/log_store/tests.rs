@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use kittiwake_proto::metadata::v1 as pb;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, StorageError};
 use prost::bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::command::{Command, NewTopic};
 use crate::ids::{BrokerId, DirectoryId, TopicId};
 use crate::image::ClusterImage;
 use crate::log_store::power_loss::Disk;
-use crate::log_store::store::{Change, Recovered, Store, open_entry, seal_entry};
+use crate::log_store::store::{Change, Recovered, Store, open_entry, seal, seal_entry};
 use crate::log_store::{LogStore, Owner};
 use crate::quorum::OpenError;
 use crate::snapshot::Snapshot;
@@ -228,5 +229,30 @@ fn damage_is_refused_and_never_goes_unnoticed() {
             matches!(error, Some(OpenError::Damaged { .. })),
             "{length} bytes: {error:?}"
         );
+    }
+}
+
+/// A command that a later version wrote is neither skipped nor taken for damage.
+#[test]
+fn a_command_of_a_later_version_is_refused() {
+    for (command_type, version) in [(99, 1), (1, 2), (0, 1)] {
+        let disk = Disk::default();
+        let (store, _) = Store::create(disk.clone(), &owner()).unwrap();
+        let command = pb::Command {
+            r#type: command_type,
+            version,
+            body: Bytes::new(),
+        };
+        let entry = pb::Entry {
+            id: Some(pb::LogId { term: 1, index: 0 }),
+            payload: Some(pb::entry::Payload::Command(command)),
+        };
+        store
+            .commit([&Change::Append(vec![(0, seal(&entry))])])
+            .unwrap();
+        let error = reopen(disk.after_kill()).unwrap_err();
+        assert!(matches!(error, OpenError::NewerRecord { .. }), "{error}");
+        let named = format!("command type {command_type} version {version}");
+        assert!(error.to_string().contains(&named), "{error}");
     }
 }
