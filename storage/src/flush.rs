@@ -10,10 +10,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::Offset;
+use crate::append_file::is_full;
 use crate::checkpoint;
 use crate::log::{Log, Unflushed};
 use crate::recovery::LEADER_EPOCHS;
@@ -25,6 +27,19 @@ pub enum FlushError {
     /// The log directory has failed, now or before; it is never asked again.
     #[error("log directory is offline: {0}")]
     Offline(String),
+    /// No room for a checkpoint or a snapshot. What was durable stays so; it goes away when space
+    /// returns.
+    #[error("no space left in the log directory")]
+    DiskFull,
+}
+
+/// What failed, which decides whether it may be tried again.
+#[derive(Debug)]
+enum Failure {
+    /// Bytes of a segment: never again, the kernel has marked their pages clean.
+    Segment(io::Error),
+    /// A small file that is written anew each time: again, if only room was missing.
+    SmallFile(io::Error),
 }
 
 /// What a flush has to do, taken under the writer lock.
@@ -78,7 +93,7 @@ impl Log {
             let appended_to = writer.files.take().is_some();
             drop(writer);
             if appended_to {
-                active.settle(largest)?;
+                active.settle(largest).map_err(Failure::Segment)?;
             }
             self.flush_pending(true)
         })?;
@@ -90,38 +105,26 @@ impl Log {
         self.writer.lock().closed = true;
     }
 
-    /// Runs `work` unless the directory is offline, and takes it offline when `work` fails.
-    fn guarded<T>(&self, work: impl FnOnce() -> io::Result<T>) -> Result<T, FlushError> {
+    /// Runs `work` unless the directory is offline, and takes it offline when `work` fails for
+    /// good.
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, FlushError> {
         if let Some(reason) = self.disk.offline() {
             return Err(FlushError::Offline(reason.to_owned()));
         }
-        work().map_err(|error| {
-            self.disk.take_offline(&self.directory.read(), &error);
-            FlushError::Offline(error.to_string())
+        work().map_err(|failure| match failure {
+            Failure::SmallFile(error) if is_full(&error) => FlushError::DiskFull,
+            Failure::SmallFile(error) | Failure::Segment(error) => {
+                self.disk.take_offline(&self.directory.read(), &error);
+                FlushError::Offline(error.to_string())
+            }
         })
     }
 
-    fn flush_pending(&self, active_too: bool) -> io::Result<Offset> {
+    fn flush_pending(&self, active_too: bool) -> Result<Offset, Failure> {
         let pending = self.take_pending();
-        let directory = self.directory.read().clone();
-        for segment in &pending.unflushed.sealed {
-            segment.settle(None)?;
-        }
-        for (at, snapshot) in &pending.unflushed.snapshots {
-            let mut file = File::create(directory.join(file_name(*at, SNAPSHOT)))?;
-            file.write_all(snapshot)?;
-            file.sync_data()?;
-        }
-        if active_too && self.flushed_offset() < pending.log_end {
-            match &pending.active_files {
-                Some(files) => sync_active(files)?,
-                // Recovered or closed, and not appended to since.
-                None => pending.active.sync()?,
-            }
-        }
-        self.write_epochs()?;
-        if pending.unflushed.directory || !pending.unflushed.snapshots.is_empty() {
-            checkpoint::sync_directory(&directory)?;
+        if let Err(failure) = self.write_pending(&pending, active_too) {
+            self.put_back(pending);
+            return Err(failure);
         }
         let upto = if active_too {
             pending.log_end
@@ -130,6 +133,40 @@ impl Log {
         };
         self.flushed.fetch_max(upto.0, Ordering::AcqRel);
         Ok(self.flushed_offset())
+    }
+
+    fn write_pending(&self, pending: &Pending, active_too: bool) -> Result<(), Failure> {
+        let directory = self.directory.read().clone();
+        for segment in &pending.unflushed.sealed {
+            segment.settle(None).map_err(Failure::Segment)?;
+        }
+        for (at, snapshot) in &pending.unflushed.snapshots {
+            write_snapshot(&directory.join(file_name(*at, SNAPSHOT)), snapshot)
+                .map_err(Failure::SmallFile)?;
+        }
+        if active_too && self.flushed_offset() < pending.log_end {
+            let synced = match &pending.active_files {
+                Some(files) => sync_active(files),
+                // Recovered or closed, and not appended to since.
+                None => pending.active.sync(),
+            };
+            synced.map_err(Failure::Segment)?;
+        }
+        self.write_epochs().map_err(Failure::SmallFile)?;
+        if pending.unflushed.directory || !pending.unflushed.snapshots.is_empty() {
+            checkpoint::sync_directory(&directory).map_err(Failure::Segment)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves what was taken to the next flush.
+    fn put_back(&self, pending: Pending) {
+        let mut writer = self.writer.lock();
+        let mut unflushed = pending.unflushed;
+        unflushed.sealed.append(&mut writer.unflushed.sealed);
+        unflushed.snapshots.append(&mut writer.unflushed.snapshots);
+        unflushed.directory |= writer.unflushed.directory;
+        writer.unflushed = unflushed;
     }
 
     fn take_pending(&self) -> Pending {
@@ -150,8 +187,19 @@ impl Log {
             }
             epochs.cache.encode()
         };
-        checkpoint::replace(&self.directory.read().join(LEADER_EPOCHS), text.as_bytes())
+        let written =
+            checkpoint::replace(&self.directory.read().join(LEADER_EPOCHS), text.as_bytes());
+        if written.is_err() {
+            self.epochs.lock().dirty = true;
+        }
+        written
     }
+}
+
+fn write_snapshot(path: &Path, snapshot: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(snapshot)?;
+    file.sync_data()
 }
 
 fn sync_active(files: &SegmentFiles) -> io::Result<()> {

@@ -26,6 +26,7 @@ use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::Offset;
+use crate::append_file::is_full;
 use crate::background::Job;
 use crate::checkpoint::{self, Checkpoint, TopicPartition};
 use crate::config::LogConfig;
@@ -523,7 +524,7 @@ impl LogDir {
     /// last), then lets go of the files of removed segments. Waits for the disk.
     ///
     /// # Errors
-    /// The directory goes offline with the first failure.
+    /// The directory goes offline with the first failure, unless only room was missing.
     pub fn write_checkpoints(&self, high_watermarks: &Checkpoint) -> Result<(), FlushError> {
         if let Some(reason) = self.offline() {
             return Err(FlushError::Offline(reason));
@@ -531,6 +532,9 @@ impl LogDir {
         let logs = self.logs();
         let written = self.checkpoint(&logs, high_watermarks);
         written.map_err(|error| {
+            if is_full(&error) {
+                return FlushError::DiskFull;
+            }
             self.disk.take_offline(&self.path, &error);
             FlushError::Offline(error.to_string())
         })
