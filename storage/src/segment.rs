@@ -190,6 +190,13 @@ impl Segment {
                 format!("{} exists and is not empty", path.display()),
             ));
         }
+        // Indexes that outlived their log would send readers to batches that are not there.
+        for leftover in [INDEX, TIME_INDEX] {
+            match fs::remove_file(segment.path(leftover)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         Ok(segment)
     }
 
