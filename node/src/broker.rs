@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::api::fetch::SessionCache;
 use crate::config::BrokerConfig;
 use crate::coordinator::GroupCoordinator;
+use crate::controller::producer_ids::ProducerIds;
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::wire::admission::Admission;
@@ -33,6 +34,8 @@ pub struct Broker {
     pub partitions: Arc<PartitionManager>,
     /// The groups it coordinates.
     pub groups: Arc<GroupCoordinator>,
+    /// The ids its producers get.
+    pub producer_ids: ProducerIds,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
     /// What it lets in.

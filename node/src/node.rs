@@ -27,6 +27,7 @@ use crate::api::fetch::SessionCache;
 use crate::api::{self, KafkaService};
 use crate::broker::{Broker, now_ms};
 use crate::config::BrokerConfig;
+use crate::controller::producer_ids::ProducerIds;
 use crate::controller::registration;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
 use crate::metrics::Metrics;
@@ -105,6 +106,7 @@ impl Node {
             quorum: quorum.clone(),
             partitions: Arc::clone(&partitions),
             groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
+            producer_ids: ProducerIds::new(config.node_id, quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
             admission: admission(&config, &metrics),
             metrics,
@@ -306,6 +308,9 @@ async fn join_cluster(
     let epoch = registration::register(&broker.quorum, registration)
         .await
         .context("cannot register")?;
+    registration::propose_min_insync_replicas(&broker.quorum, config)
+        .await
+        .context("cannot set the cluster's min.insync.replicas")?;
     tasks.spawn(Arc::clone(&broker.partitions).run(broker.quorum.watch(), shutdown.clone()));
     broker
         .partitions

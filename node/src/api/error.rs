@@ -121,6 +121,8 @@ error_codes! {
     UnknownTopicId = 100, "UNKNOWN_TOPIC_ID";
     InconsistentClusterId = 104, "INCONSISTENT_CLUSTER_ID";
     FetchSessionTopicIdError = 106, "FETCH_SESSION_TOPIC_ID_ERROR";
+    MismatchedEndpointType = 114, "MISMATCHED_ENDPOINT_TYPE";
+    UnsupportedEndpointType = 115, "UNSUPPORTED_ENDPOINT_TYPE";
 }
 
 impl ErrorCode {

@@ -4,17 +4,30 @@
 //! memory they are admitted with and the encoding of responses. A handler sees a decoded request and returns a response
 //! struct; Produce and Fetch, whose records must not be copied, have their own path ([`produce`], [`fetch`]).
 
+pub mod alter_configs;
 pub mod api_versions;
+pub mod create_partitions;
+pub mod create_topics;
 pub mod delete_groups;
+pub mod delete_records;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
 pub mod describe_groups;
+pub mod describe_log_dirs;
+pub mod describe_topic_partitions;
 pub mod error;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
+pub mod incremental_alter_configs;
+pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
+pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
 pub mod offset_fetch;
@@ -99,6 +112,7 @@ macro_rules! apis {
 /// Every API that is decoded, handled and encoded in the common way.
 static APIS: &[Api] = apis! {
     list_offsets: ListOffsetsRequest, 2, 1..=11;
+    metadata: MetadataRequest, 3, 0..=13;
     offset_commit: OffsetCommitRequest, 8, 2..=10;
     offset_fetch: OffsetFetchRequest, 9, 1..=10;
     find_coordinator: FindCoordinatorRequest, 10, 0..=6;
@@ -109,9 +123,21 @@ static APIS: &[Api] = apis! {
     describe_groups: DescribeGroupsRequest, 15, 0..=6;
     list_groups: ListGroupsRequest, 16, 0..=5;
     api_versions: ApiVersionsRequest, 18, 0..=4;
+    create_topics: CreateTopicsRequest, 19, 2..=7;
+    delete_topics: DeleteTopicsRequest, 20, 1..=6;
+    delete_records: DeleteRecordsRequest, 21, 0..=2;
+    init_producer_id: InitProducerIdRequest, 22, 0..=5;
     offset_for_leader_epoch: OffsetForLeaderEpochRequest, 23, 2..=4;
+    describe_configs: DescribeConfigsRequest, 32, 1..=4;
+    alter_configs: AlterConfigsRequest, 33, 0..=2;
+    describe_log_dirs: DescribeLogDirsRequest, 35, 1..=5;
+    create_partitions: CreatePartitionsRequest, 37, 0..=3;
     delete_groups: DeleteGroupsRequest, 42, 0..=2;
+    incremental_alter_configs: IncrementalAlterConfigsRequest, 44, 0..=1;
     offset_delete: OffsetDeleteRequest, 47, 0..=0;
+    describe_cluster: DescribeClusterRequest, 60, 0..=2;
+    list_config_resources: ListConfigResourcesRequest, 74, 0..=1;
+    describe_topic_partitions: DescribeTopicPartitionsRequest, 75, 0..=0;
 };
 
 /// The two whose records are not copied. Produce is advertised from 0, although versions below 3 are refused: librdkafka

@@ -74,13 +74,12 @@ impl Kind {
                 .is_ok_and(|number: f64| (0.0..=1.0).contains(&number)),
             Self::OneOf(words) => words.contains(&value),
             Self::SomeOf(words) => {
-                let chosen: Vec<&str> = list(value).collect();
-                let known = |word: &&str| words.contains(word);
-                let repeats = chosen
-                    .iter()
-                    .enumerate()
-                    .any(|(at, word)| chosen[..at].contains(word));
-                !chosen.is_empty() && !repeats && chosen.iter().all(known)
+                // More words than there are repeat one: looked at first, so that the rest is cheap.
+                let chosen: Vec<&str> = list(value).take(words.len() + 1).collect();
+                let repeats = || (1..chosen.len()).any(|at| chosen[..at].contains(&chosen[at]));
+                (1..=words.len()).contains(&chosen.len())
+                    && chosen.iter().all(|word| words.contains(word))
+                    && !repeats()
             }
             Self::Only { value: only, .. } => value.eq_ignore_ascii_case(only),
         };
@@ -106,11 +105,6 @@ impl Kind {
             } => format!("it must be empty: {instead}"),
             Self::Only { value, instead, .. } => format!("it can only be {value}: {instead}"),
         }
-    }
-
-    /// Whether IncrementalAlterConfigs may APPEND to and SUBTRACT from it (KIP-339).
-    pub const fn is_list(self) -> bool {
-        matches!(self.wire_type(), WireType::List)
     }
 
     /// Its type, as DescribeConfigs reports it.

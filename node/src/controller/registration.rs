@@ -3,11 +3,21 @@
 //! A starting process registers and gets a new broker epoch, fenced; once its partitions are as the image says it is
 //! unfenced and may lead. Nothing of an earlier life, not even a delayed request, counts after that (KIP-841, KIP-903).
 
+use std::time::Duration;
+
+use kittiwake_raft::image::MIN_INSYNC_REPLICAS;
 use kittiwake_raft::{
-    Applied, BrokerEpoch, BrokerId, Command, CommandError, LastStop, MetadataQuorum, ProposeError,
-    RegisterBroker,
+    Applied, BrokerEpoch, BrokerId, Command, CommandError, ConfigChange, ConfigResource, LastStop,
+    MetadataQuorum, Outcome, ProposeError, RegisterBroker,
 };
 use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::config::BrokerConfig;
+use crate::config::topic::topic_key;
+
+/// Pause between attempts while no majority answers: shorter than an election, so that a start does not wait for it.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Why a broker could not register.
 #[derive(Debug, Error)]
@@ -41,9 +51,7 @@ pub async fn register(
     quorum: &MetadataQuorum,
     registration: RegisterBroker,
 ) -> Result<BrokerEpoch, RegistrationError> {
-    let outcome = quorum
-        .propose(Command::RegisterBroker(registration))
-        .await?;
+    let outcome = insist(quorum, Command::RegisterBroker(registration)).await?;
     match outcome.results.into_iter().next() {
         Some(Ok(Applied::Registered(epoch))) => Ok(epoch),
         Some(Err(refused)) => Err(refused.into()),
@@ -61,11 +69,68 @@ pub async fn unfence(
     broker: BrokerId,
     epoch: BrokerEpoch,
 ) -> Result<u64, RegistrationError> {
-    let outcome = quorum
-        .propose(Command::UnfenceBroker { broker, epoch })
-        .await?;
+    let outcome = insist(quorum, Command::UnfenceBroker { broker, epoch }).await?;
     match outcome.results.into_iter().next() {
         Some(Err(refused)) => Err(refused.into()),
         _ => Ok(outcome.offset),
+    }
+}
+
+/// Makes the configuration file's `min.insync.replicas` the cluster's, if the cluster has none yet. Afterwards the file
+/// does not count: the nodes' files could differ, and the quorum derives eligible leaders from the value.
+///
+/// # Errors
+/// See [`RegistrationError`].
+pub async fn propose_min_insync_replicas(
+    quorum: &MetadataQuorum,
+    config: &BrokerConfig,
+) -> Result<(), RegistrationError> {
+    let row = topic_key(MIN_INSYNC_REPLICAS);
+    let Some((_, file)) = row.and_then(|row| config.topic_defaults.get(row)) else {
+        return Ok(());
+    };
+    let image = quorum.image();
+    let configs = image.broker_configs(None);
+    match configs.and_then(|configs| configs.get(MIN_INSYNC_REPLICAS)) {
+        Some(cluster) if *cluster == file => Ok(()),
+        Some(cluster) => {
+            warn!(
+                %cluster, %file,
+                "min.insync.replicas of the configuration file does not count: the cluster has its own, a dynamic \
+                 configuration of all brokers"
+            );
+            Ok(())
+        }
+        None => {
+            let change = ConfigChange {
+                resource: ConfigResource::Broker(None),
+                set: vec![(MIN_INSYNC_REPLICAS.to_owned(), file.clone().into_owned())],
+                remove: Vec::new(),
+            };
+            let outcome = insist(quorum, Command::AlterConfigs(vec![change])).await?;
+            outcome
+                .results
+                .into_iter()
+                .try_for_each(|result| result.map(drop))?;
+            info!(min_insync_replicas = %file, "set for the cluster");
+            Ok(())
+        }
+    }
+}
+
+/// Proposes a command that may be applied twice without harm, until it is answered.
+async fn insist(quorum: &MetadataQuorum, command: Command) -> Result<Outcome, ProposeError> {
+    let mut waiting = false;
+    loop {
+        match quorum.propose(command.clone()).await {
+            Err(error @ (ProposeError::NotController { .. } | ProposeError::Unavailable)) => {
+                if !waiting {
+                    info!(%error, "waiting for the metadata quorum");
+                }
+                waiting = true;
+                tokio::time::sleep(RETRY).await;
+            }
+            answered => return answered,
+        }
     }
 }

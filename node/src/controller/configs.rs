@@ -1,0 +1,625 @@
+//! Configuration of topics and brokers: described, altered.
+//!
+//! Dynamic broker configuration is the defaults of topics (`log.retention.ms` and the like), for all brokers or for one.
+//! Everything else about a broker is in its configuration file and read-only here.
+
+use std::collections::{BTreeSet, HashMap};
+
+use kittiwake_raft::image::MIN_INSYNC_REPLICAS;
+use kittiwake_raft::{BrokerId, ClusterImage, Command, ConfigChange, ConfigResource};
+
+use super::{Refusal, carry_out, fill_in};
+use crate::api::ErrorCode;
+use crate::broker::Broker;
+use crate::config::BrokerConfig;
+use crate::config::broker::BROKER_KEYS;
+use crate::config::kind::{Kind, WireType, list};
+use crate::config::topic::{
+    Configs, Layers, Source, TOPIC_KEYS, TopicKey, by_broker_key, topic_key, validate_all,
+};
+
+/// Resource types of the config APIs (`org.apache.kafka.common.config.ConfigResource.Type`).
+pub mod resource_type {
+    /// A topic.
+    pub const TOPIC: i8 = 2;
+    /// A broker, or with an empty name all of them.
+    pub const BROKER: i8 = 4;
+    /// The loggers of a broker.
+    pub const BROKER_LOGGER: i8 = 8;
+    /// A subscription to clients' metrics (KIP-714).
+    pub const CLIENT_METRICS: i8 = 16;
+    /// A consumer group (KIP-848).
+    pub const GROUP: i8 = 32;
+}
+
+/// The resource a request names.
+///
+/// # Errors
+/// INVALID_REQUEST for types that have no configuration here and for names that are no broker's number.
+pub fn resource(kind: i8, name: &str) -> Result<ConfigResource, Refusal> {
+    let refuse = |message: String| Err(Refusal::new(ErrorCode::InvalidRequest, message));
+    match kind {
+        resource_type::TOPIC => Ok(ConfigResource::Topic(name.to_owned())),
+        resource_type::BROKER if name.is_empty() => Ok(ConfigResource::Broker(None)),
+        resource_type::BROKER => match name.parse() {
+            Ok(id) => Ok(ConfigResource::Broker(Some(BrokerId(id)))),
+            Err(_) => refuse(format!("{name:?} is not a broker id")),
+        },
+        resource_type::BROKER_LOGGER => {
+            refuse("Loggers are configured by log.level in the broker's configuration file.".into())
+        }
+        resource_type::CLIENT_METRICS => refuse("Client metrics are not supported.".into()),
+        resource_type::GROUP => refuse("Groups have no configuration of their own.".into()),
+        other => refuse(format!("Unknown resource type {other}.")),
+    }
+}
+
+/// One key of a resource, as it holds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigEntry {
+    /// The key.
+    pub name: &'static str,
+    /// Its value; `None` only where a broker key has no value at all.
+    pub value: Option<String>,
+    /// Where the value comes from.
+    pub source: Source,
+    /// It cannot be altered by request.
+    pub read_only: bool,
+    /// Its type.
+    pub wire_type: WireType,
+    /// Every place that has a value for it, the one that holds first.
+    pub synonyms: Vec<Synonym>,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+/// A value of a key at one place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Synonym {
+    /// The name it has there.
+    pub name: &'static str,
+    /// Its value there.
+    pub value: String,
+    /// The place.
+    pub source: Source,
+}
+
+/// The configuration of a resource: of a topic, of this broker, or what is set for all brokers.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC_EXCEPTION, or INVALID_REQUEST for another broker, whose file is not known here.
+pub fn describe_configs(
+    image: &ClusterImage,
+    config: &BrokerConfig,
+    resource: &ConfigResource,
+) -> Result<Vec<ConfigEntry>, Refusal> {
+    match resource {
+        ConfigResource::Topic(name) => {
+            kittiwake_raft::image::validate_topic_name(name)?;
+            let topic = image
+                .topic_by_name(name)
+                .ok_or_else(|| Refusal::unknown_topic(name))?;
+            let layers = Layers::new(image, config, Some(topic));
+            Ok(TOPIC_KEYS
+                .iter()
+                .map(|row| topic_entry(row, row.name, &layers))
+                .collect())
+        }
+        ConfigResource::Broker(None) => {
+            let set = image.broker_configs(None);
+            let entry =
+                |(name, value): (&String, &String)| cluster_entry(by_broker_key(name)?, value);
+            Ok(set.into_iter().flatten().filter_map(entry).collect())
+        }
+        ConfigResource::Broker(Some(id)) if *id == config.node_id => {
+            let layers = Layers::new(image, config, None);
+            let defaults = TOPIC_KEYS
+                .iter()
+                .filter_map(|row| Some(topic_entry(row, row.broker_key?, &layers)));
+            let mut entries: Vec<ConfigEntry> = defaults.chain(own_entries(config)).collect();
+            entries.sort_by_key(|entry| entry.name);
+            Ok(entries)
+        }
+        ConfigResource::Broker(Some(id)) => Err(Refusal::new(
+            ErrorCode::InvalidRequest,
+            format!(
+                "Broker {} cannot describe broker {id}: ask that one.",
+                config.node_id
+            ),
+        )),
+    }
+}
+
+fn topic_entry(row: &'static TopicKey, name: &'static str, layers: &Layers<'_>) -> ConfigEntry {
+    let synonyms: Vec<Synonym> = layers
+        .synonyms(row)
+        .into_iter()
+        .map(|found| Synonym {
+            name: found.name,
+            value: found.value.into_owned(),
+            source: found.source,
+        })
+        .collect();
+    let first = synonyms.first();
+    ConfigEntry {
+        name,
+        value: first.map(|found| found.value.clone()),
+        source: first.map_or(Source::Default, |found| found.source),
+        read_only: !is_alterable(row),
+        wire_type: row.kind.wire_type(),
+        synonyms,
+        doc: row.doc,
+    }
+}
+
+fn cluster_entry(row: &'static TopicKey, value: &str) -> Option<ConfigEntry> {
+    let name = row.broker_key?;
+    Some(ConfigEntry {
+        name,
+        value: Some(value.to_owned()),
+        source: Source::Cluster,
+        read_only: !is_alterable(row),
+        wire_type: row.kind.wire_type(),
+        synonyms: vec![Synonym {
+            name,
+            value: value.to_owned(),
+            source: Source::Cluster,
+        }],
+        doc: row.doc,
+    })
+}
+
+/// The keys of the broker's file that are not about topics.
+fn own_entries(config: &BrokerConfig) -> impl Iterator<Item = ConfigEntry> {
+    BROKER_KEYS.iter().map(|row| {
+        let at = |value: &str, source| Synonym {
+            name: row.name,
+            value: value.to_owned(),
+            source,
+        };
+        let given = config.given(row.name).map(|value| at(value, Source::File));
+        let default = row.default.map(|value| at(value, Source::Default));
+        let synonyms: Vec<Synonym> = given.into_iter().chain(default).collect();
+        ConfigEntry {
+            name: row.name,
+            value: synonyms.first().map(|found| found.value.clone()),
+            source: synonyms
+                .first()
+                .map_or(Source::Default, |found| found.source),
+            read_only: true,
+            wire_type: row.wire_type,
+            synonyms,
+            doc: row.doc,
+        }
+    })
+}
+
+fn is_alterable(row: &TopicKey) -> bool {
+    !matches!(row.kind, Kind::Only { .. })
+}
+
+/// What IncrementalAlterConfigs does to a key (KIP-339).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Operation {
+    /// Sets it.
+    Set,
+    /// Returns it to its default.
+    Delete,
+    /// Adds words to its list.
+    Append,
+    /// Takes words out of its list.
+    Subtract,
+}
+
+impl Operation {
+    /// The operation of this number on the wire.
+    pub const fn from_wire(code: i8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Set),
+            1 => Some(Self::Delete),
+            2 => Some(Self::Append),
+            3 => Some(Self::Subtract),
+            _ => None,
+        }
+    }
+}
+
+/// A change of one key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyChange {
+    /// The key.
+    pub name: String,
+    /// What to do to it.
+    pub operation: Operation,
+    /// With what; ignored by [`Operation::Delete`].
+    pub value: Option<String>,
+}
+
+/// What to do to one resource.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Alteration {
+    /// Change these keys.
+    Incremental(Vec<KeyChange>),
+    /// Set these and return every other to its default (the old AlterConfigs).
+    Replace(Configs),
+}
+
+/// Alters configurations, in one entry of the metadata log; one result each.
+pub async fn alter_configs(
+    broker: &Broker,
+    alterations: &[(ConfigResource, Alteration)],
+    validate_only: bool,
+) -> Vec<Result<(), Refusal>> {
+    let image = broker.quorum.image();
+    let mut times: HashMap<&ConfigResource, usize> = HashMap::new();
+    for (resource, _) in alterations {
+        *times.entry(resource).or_default() += 1;
+    }
+    let planned: Vec<Result<ConfigChange, Refusal>> = alterations
+        .iter()
+        .map(|(resource, alteration)| {
+            if times.get(resource) != Some(&1) {
+                return Err(Refusal::new(
+                    ErrorCode::InvalidRequest,
+                    "Each resource must appear at most once.",
+                ));
+            }
+            plan(&image, &broker.config, resource, alteration)
+        })
+        .collect();
+    let accepted: Vec<ConfigChange> = planned.iter().flatten().cloned().collect();
+    if accepted.is_empty() {
+        return fill_in(planned, Ok(Vec::new()), |_, _| ());
+    }
+    let results = carry_out(broker, Command::AlterConfigs(accepted), validate_only).await;
+    fill_in(planned, results, |_, _| ())
+}
+
+fn plan(
+    image: &ClusterImage,
+    config: &BrokerConfig,
+    resource: &ConfigResource,
+    alteration: &Alteration,
+) -> Result<ConfigChange, Refusal> {
+    let none = Configs::new();
+    let current = match resource {
+        ConfigResource::Topic(name) => {
+            &image
+                .topic_by_name(name)
+                .ok_or_else(|| Refusal::unknown_topic(name))?
+                .configs
+        }
+        ConfigResource::Broker(broker) => image.broker_configs(*broker).unwrap_or(&none),
+    };
+    let after = match alteration {
+        Alteration::Replace(configs) => configs.clone(),
+        Alteration::Incremental(changes) => changed(resource, current, changes)?,
+    };
+    let set: Vec<(String, String)> = after
+        .iter()
+        .filter(|(key, value)| current.get(*key) != Some(*value))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    for (key, _) in &set {
+        check_alterable(resource, key)?;
+    }
+    match resource {
+        ConfigResource::Topic(_) => validate_all(&after, &config.topic_defaults),
+        ConfigResource::Broker(_) => set.iter().try_for_each(|(key, value)| {
+            let Some(row) = by_broker_key(key) else {
+                return Ok(());
+            };
+            row.kind.validate(value).map_err(|reason| {
+                format!("Invalid value {value:?} for configuration {key}: {reason}")
+            })
+        }),
+    }
+    .map_err(|reason| Refusal::new(ErrorCode::InvalidConfig, reason))?;
+    let remove = current
+        .keys()
+        .filter(|key| !after.contains_key(*key))
+        .cloned()
+        .collect();
+    Ok(ConfigChange {
+        resource: resource.clone(),
+        set,
+        remove,
+    })
+}
+
+/// Whether this key of the resource can be altered at all.
+fn check_alterable(resource: &ConfigResource, key: &str) -> Result<(), Refusal> {
+    let refuse = |message: String| Err(Refusal::new(ErrorCode::InvalidRequest, message));
+    match resource {
+        // Unknown keys are validation's to refuse.
+        ConfigResource::Topic(_) => Ok(()),
+        ConfigResource::Broker(Some(_)) if key == MIN_INSYNC_REPLICAS => refuse(format!(
+            "{key} is set for a topic or for all brokers, not for one."
+        )),
+        ConfigResource::Broker(_) if by_broker_key(key).is_some() => Ok(()),
+        ConfigResource::Broker(_) if BROKER_KEYS.iter().any(|row| row.name == key) => {
+            refuse(format!(
+                "Cannot update {key} dynamically: it is read from the broker's configuration file at start."
+            ))
+        }
+        ConfigResource::Broker(_) => refuse(format!("Unknown broker config name: {key}")),
+    }
+}
+
+fn changed(
+    resource: &ConfigResource,
+    current: &Configs,
+    changes: &[KeyChange],
+) -> Result<Configs, Refusal> {
+    let mut after = current.clone();
+    let mut seen = BTreeSet::new();
+    for change in changes {
+        let KeyChange {
+            name,
+            operation,
+            value,
+        } = change;
+        let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidRequest, message));
+        if !seen.insert(name) {
+            return invalid(format!("The key {name} appears twice."));
+        }
+        let value = match (operation, value) {
+            (Operation::Delete, _) => {
+                after.remove(name);
+                continue;
+            }
+            (_, None) => return invalid(format!("The key {name} has no value.")),
+            (_, Some(value)) => value,
+        };
+        let value = match operation {
+            Operation::Set | Operation::Delete => value.clone(),
+            Operation::Append | Operation::Subtract => {
+                edited(resource, &after, name, *operation, value)?
+            }
+        };
+        after.insert(name.clone(), value);
+    }
+    Ok(after)
+}
+
+/// The list of `name` with words added or taken out; what is not set starts from the default.
+fn edited(
+    resource: &ConfigResource,
+    current: &Configs,
+    name: &str,
+    operation: Operation,
+    words: &str,
+) -> Result<String, Refusal> {
+    let row = match resource {
+        ConfigResource::Topic(_) => topic_key(name),
+        ConfigResource::Broker(_) => by_broker_key(name),
+    };
+    let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidConfig, message));
+    let Some(TopicKey {
+        kind: Kind::SomeOf(known),
+        default,
+        ..
+    }) = row
+    else {
+        return invalid(format!(
+            "Words cannot be added to or taken out of {name}: it is not a list."
+        ));
+    };
+    // Before anything grows by them.
+    if let Some(word) = list(words).find(|word| !known.contains(word)) {
+        return invalid(format!(
+            "{word:?} is none of the words of {name}: {}",
+            known.join(", ")
+        ));
+    }
+    let before = current.get(name).map_or(*default, String::as_str);
+    let mut after: Vec<&str> = list(before).collect();
+    for word in list(words) {
+        match operation {
+            Operation::Append if !after.contains(&word) => after.push(word),
+            Operation::Subtract => after.retain(|other| *other != word),
+            _ => {}
+        }
+    }
+    Ok(after.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::tests_support::{image_of, image_with_topic};
+
+    const TOPIC: &str = "t";
+
+    fn topic() -> ConfigResource {
+        ConfigResource::Topic(TOPIC.into())
+    }
+
+    fn incremental(
+        resource: &ConfigResource,
+        changes: &[(&str, Operation, Option<&str>)],
+    ) -> Result<ConfigChange, ErrorCode> {
+        let image = image_with_topic(
+            TOPIC,
+            &[("cleanup.policy", "compact"), ("retention.ms", "5")],
+        );
+        let changes = changes
+            .iter()
+            .map(|(name, operation, value)| KeyChange {
+                name: (*name).into(),
+                operation: *operation,
+                value: value.map(str::to_owned),
+            })
+            .collect();
+        plan(
+            &image,
+            &BrokerConfig::default(),
+            resource,
+            &Alteration::Incremental(changes),
+        )
+        .map_err(|refusal| refusal.code)
+    }
+
+    fn pair(key: &str, value: &str) -> (String, String) {
+        (key.into(), value.into())
+    }
+
+    #[test]
+    fn incremental_changes_leave_the_rest_alone() {
+        let set = incremental(&topic(), &[("segment.ms", Operation::Set, Some("7"))]).unwrap();
+        assert_eq!(
+            (set.set, set.remove),
+            (vec![pair("segment.ms", "7")], vec![])
+        );
+        let deleted = incremental(&topic(), &[("retention.ms", Operation::Delete, None)]).unwrap();
+        assert_eq!(
+            (deleted.set, deleted.remove),
+            (vec![], vec!["retention.ms".to_owned()])
+        );
+    }
+
+    #[test]
+    fn lists_are_appended_to_and_subtracted_from() {
+        let both = incremental(
+            &topic(),
+            &[("cleanup.policy", Operation::Append, Some("delete"))],
+        )
+        .unwrap();
+        assert_eq!(both.set, [pair("cleanup.policy", "compact,delete")]);
+        let same = incremental(
+            &topic(),
+            &[("cleanup.policy", Operation::Append, Some("compact"))],
+        )
+        .unwrap();
+        assert_eq!(same.set, []);
+        assert_eq!(
+            incremental(
+                &topic(),
+                &[("cleanup.policy", Operation::Subtract, Some("compact"))]
+            ),
+            Err(ErrorCode::InvalidConfig),
+            "no policy is left"
+        );
+        assert_eq!(
+            incremental(&topic(), &[("retention.ms", Operation::Append, Some("1"))]),
+            Err(ErrorCode::InvalidConfig)
+        );
+    }
+
+    #[test]
+    fn bad_changes_are_refused_by_kafkas_codes() {
+        let (one, all) = (
+            ConfigResource::Broker(Some(BrokerId(0))),
+            ConfigResource::Broker(None),
+        );
+        let set = |key, value| [(key, Operation::Set, Some(value))];
+        for (resource, changes, code) in [
+            (topic(), set("retention", "1"), ErrorCode::InvalidConfig),
+            (
+                topic(),
+                set("retention.ms", "soon"),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                topic(),
+                [("retention.ms", Operation::Set, None)],
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                ConfigResource::Topic("u".into()),
+                set("retention.ms", "1"),
+                ErrorCode::UnknownTopicOrPartition,
+            ),
+            (
+                all.clone(),
+                set("log.retention.ms", "soon"),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                all.clone(),
+                set("num.partitions", "2"),
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                all.clone(),
+                set("retention.ms", "1"),
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                one,
+                set("min.insync.replicas", "1"),
+                ErrorCode::InvalidRequest,
+            ),
+        ] {
+            assert_eq!(
+                incremental(&resource, &changes),
+                Err(code),
+                "{resource:?} {changes:?}"
+            );
+        }
+        assert!(incremental(&all, &set("min.insync.replicas", "1")).is_ok());
+        let twice = [
+            ("retention.ms", Operation::Set, Some("1")),
+            ("retention.ms", Operation::Delete, None),
+        ];
+        assert_eq!(
+            incremental(&topic(), &twice),
+            Err(ErrorCode::InvalidRequest)
+        );
+    }
+
+    #[test]
+    fn replacing_returns_the_rest_to_its_default() {
+        let image = image_with_topic(
+            TOPIC,
+            &[("cleanup.policy", "compact"), ("retention.ms", "5")],
+        );
+        let replace = Alteration::Replace([pair("retention.ms", "6")].into());
+        let change = plan(&image, &BrokerConfig::default(), &topic(), &replace).unwrap();
+        assert_eq!(
+            (change.set, change.remove),
+            (
+                vec![pair("retention.ms", "6")],
+                vec!["cleanup.policy".to_owned()]
+            )
+        );
+    }
+
+    #[test]
+    fn a_topic_shows_every_key_and_where_it_comes_from() {
+        let image = image_with_topic(TOPIC, &[("retention.ms", "5")]);
+        let entries = describe_configs(&image, &BrokerConfig::default(), &topic()).unwrap();
+        assert_eq!(entries.len(), TOPIC_KEYS.len());
+        let find = |name| entries.iter().find(|entry| entry.name == name).unwrap();
+        assert_eq!(
+            (
+                find("retention.ms").value.as_deref(),
+                find("retention.ms").source
+            ),
+            (Some("5"), Source::Topic)
+        );
+        assert_eq!(find("retention.ms").synonyms.len(), 2);
+        assert!(find("compression.type").read_only && !find("retention.ms").read_only);
+    }
+
+    #[test]
+    fn a_broker_shows_its_file_and_the_defaults_of_topics() {
+        let image = image_of(1);
+        let config = BrokerConfig::default();
+        let own = ConfigResource::Broker(Some(config.node_id));
+        let entries = describe_configs(&image, &config, &own).unwrap();
+        assert!(
+            entries.windows(2).all(|pair| pair[0].name < pair[1].name),
+            "sorted, none twice"
+        );
+        let find = |name| entries.iter().find(|entry| entry.name == name).unwrap();
+        assert!(!find("log.retention.ms").read_only);
+        assert!(find("num.partitions").read_only);
+        let other = ConfigResource::Broker(Some(BrokerId(77)));
+        assert!(describe_configs(&image, &config, &other).is_err());
+        assert_eq!(
+            describe_configs(&image, &config, &ConfigResource::Broker(None)),
+            Ok(vec![])
+        );
+    }
+}
