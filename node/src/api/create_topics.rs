@@ -155,6 +155,7 @@ mod tests {
         );
         let mut config = kafka_wire::create_topics_request::CreatableTopicConfig::default();
         config.name = "retention.ms".into();
+        config.value = None;
         topic.configs = vec![config];
         assert_eq!(
             spec(&topic).map_err(|refusal| refusal.code),
