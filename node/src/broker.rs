@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::fetch::SessionCache;
 use crate::config::BrokerConfig;
-use crate::coordinator::GroupCoordinator;
 use crate::controller::producer_ids::ProducerIds;
+use crate::coordinator::GroupCoordinator;
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::wire::admission::Admission;

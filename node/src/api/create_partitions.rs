@@ -60,6 +60,7 @@ fn spec(topic: &CreatePartitionsTopic) -> GrowthSpec {
 
 fn answer(name: StrBytes, result: Result<(), Refusal>) -> CreatePartitionsTopicResult {
     let mut answer = CreatePartitionsTopicResult::default();
+    answer.error_message = None;
     answer.name = name;
     if let Err(refusal) = result {
         answer.error_code = refusal.code.code();

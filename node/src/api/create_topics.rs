@@ -101,6 +101,8 @@ fn answer(
 ) -> CreatableTopicResult {
     const DETAILS_FROM: i16 = 5;
     let mut result = CreatableTopicResult::default();
+    // The codec starts from an empty message; Kafka sends null.
+    result.error_message = None;
     result.name = name;
     result.topic_id = created
         .id

@@ -102,6 +102,7 @@ fn answer(
     version: i16,
 ) -> DeletableTopicResult {
     let mut answer = DeletableTopicResult::default();
+    answer.error_message = None;
     answer.name = state.name;
     answer.topic_id = state.topic_id;
     if let Err(refusal) = result {

@@ -55,6 +55,7 @@ fn describe(
     shown: Shown,
 ) -> DescribeConfigsResult {
     let mut result = DescribeConfigsResult::default();
+    result.error_message = None;
     match entries(ctx, &asked) {
         Ok(entries) => {
             result.configs = entries
@@ -87,6 +88,7 @@ fn entries(
 
 fn answer(entry: ConfigEntry, shown: Shown) -> DescribeConfigsResourceResult {
     let mut answer = DescribeConfigsResourceResult::default();
+    answer.documentation = None;
     answer.name = StrBytes::from(entry.name);
     answer.value = entry.value.map(StrBytes::from);
     answer.read_only = entry.read_only;

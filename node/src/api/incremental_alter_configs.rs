@@ -66,6 +66,7 @@ fn answer(
     result: Result<(), Refusal>,
 ) -> AlterConfigsResourceResponse {
     let mut answer = AlterConfigsResourceResponse::default();
+    answer.error_message = None;
     if let Err(refusal) = result {
         answer.error_code = refusal.code.code();
         answer.error_message = Some(StrBytes::from(refusal.message));

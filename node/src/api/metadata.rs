@@ -216,6 +216,7 @@ impl View<'_> {
                     return self.topic(topic);
                 }
                 answer.error_code = ErrorCode::UnknownTopicId.code();
+                answer.name = None;
                 answer.topic_id = id;
             }
         }
