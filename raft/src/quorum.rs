@@ -293,6 +293,7 @@ impl MetadataQuorum {
                 closed: Mutex::new(Some(closed)),
             }),
         };
+        tokio::spawn(rest_while_alone(quorum.inner.raft.clone(), directory_id));
         quorum
             .form(&options)
             .await
@@ -474,7 +475,7 @@ impl MetadataQuorum {
             leader: leader_of(&metrics),
             last_log: metrics.last_log_index,
             committed: metrics.local_committed.map(|id| id.index),
-            applied: metrics.last_applied.map(|id| id.index),
+            applied: metrics.last_applied.map(|_| self.image().offset),
             snapshot: metrics.snapshot.map(|id| id.index),
             voters,
             learners,
@@ -523,6 +524,24 @@ impl fmt::Debug for MetadataQuorum {
         f.debug_struct("MetadataQuorum")
             .field("directory_id", &self.inner.directory_id)
             .finish_non_exhaustive()
+    }
+}
+
+/// A leader without other members has nobody to send heartbeats to and no election to lose: its
+/// clock, a hundred ticks a second, stands still until somebody joins. (Idle nodes are to use no
+/// CPU that anybody notices.)
+async fn rest_while_alone(raft: Raft<Types, StateMachine>, own: DirectoryId) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let alone = {
+            let now = metrics.borrow_watched();
+            let members = now.membership_config.membership();
+            now.current_leader == Some(own) && members.nodes().map(|(id, _)| *id).eq([own])
+        };
+        raft.runtime_config().tick(!alone);
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 
