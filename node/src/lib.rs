@@ -4,6 +4,7 @@
 //! `partition` → storage (slice) → `wire::send_plan` → `sendfile`. Nothing points backwards.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod api;
 pub mod broker;
 pub mod cli;
@@ -11,6 +12,7 @@ pub mod client;
 pub mod config;
 pub mod controller;
 pub mod coordinator;
+pub mod http;
 pub mod metrics;
 mod node;
 pub mod partition;

@@ -23,13 +23,16 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::admin;
 use crate::api::fetch::SessionCache;
 use crate::api::{self, KafkaService};
 use crate::broker::{Broker, now_ms};
 use crate::config::BrokerConfig;
+use crate::config::address::HostPort;
 use crate::controller::producer_ids::ProducerIds;
 use crate::controller::registration;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
+use crate::http::{self, Monitor};
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::partition::housekeeping::{self, Periods};
@@ -51,6 +54,10 @@ const OPEN_SEGMENTS_MAX: usize = 4096;
 pub struct Bound {
     /// Kafka listeners: name and address.
     pub kafka: Vec<(String, SocketAddr)>,
+    /// The gRPC listener.
+    pub grpc: SocketAddr,
+    /// The HTTP listener.
+    pub http: SocketAddr,
 }
 
 /// Runs a node until `shutdown`; `on_ready` is called once clients are served.
@@ -90,7 +97,18 @@ pub(crate) struct Node {
 impl Node {
     async fn start(config: Arc<BrokerConfig>, shutdown: CancellationToken) -> Result<Self> {
         let sockets = bind(&config).await?;
+        let grpc = bind_one("grpc.listener", &config.grpc_listener).await?;
+        let http = bind_one("http.listener", &config.http_listener).await?;
         let metrics = Arc::new(Metrics::new(api::served().map(|api| (api.key, api.name))));
+        let (connections, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let monitor = Arc::new(Monitor::new(Arc::clone(&metrics)));
+        let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
+        tasks.spawn(http::serve(
+            http,
+            Arc::clone(&monitor) as _,
+            connections.clone(),
+            shutdown.clone(),
+        ));
         let (log_dir, loaded) = open_logs(&config, &metrics).await?;
         let log_dir = Arc::new(log_dir);
         let quorum = open_quorum(&config).await?;
@@ -112,7 +130,6 @@ impl Node {
             metrics,
             config: Arc::clone(&config),
         });
-        let tasks = TaskTracker::new();
         let epoch = join_cluster(&broker, &sockets, &tasks, &shutdown).await?;
         let periods = Periods {
             retention: config.log_retention_check_interval_ms,
@@ -124,8 +141,14 @@ impl Node {
             shutdown.clone(),
         ));
         tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
-        let connections = TaskTracker::new();
-        let bound = serve(&broker, sockets, &connections, &tasks, &shutdown)?;
+        let kafka = serve(&broker, sockets, &connections, &tasks, &shutdown)?;
+        tasks.spawn(admin::serve(grpc, Arc::clone(&broker), shutdown.clone()));
+        monitor.serving(Arc::clone(&broker));
+        let bound = Bound {
+            kafka,
+            grpc: grpc_address,
+            http: http_address,
+        };
         Ok(Self {
             broker,
             bound,
@@ -196,6 +219,11 @@ async fn bind(config: &BrokerConfig) -> Result<Vec<Socket>> {
         });
     }
     Ok(sockets)
+}
+
+async fn bind_one(key: &str, address: &HostPort) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address.bind_address()).await;
+    bound.with_context(|| format!("{key} cannot listen on {address}"))
 }
 
 async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result<(LogDir, Loaded)> {
@@ -345,7 +373,7 @@ fn serve(
     connections: &TaskTracker,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> Result<Bound> {
+) -> Result<Vec<(String, SocketAddr)>> {
     let config = &broker.config;
     let metrics = &broker.metrics;
     let counters = WireCounters {
@@ -358,14 +386,14 @@ fn serve(
     let sender = Sender::new(counters, config.request_progress_timeout_ms)
         .context("cannot open /dev/null")?;
     let service = Arc::new(KafkaService::new(Arc::clone(broker)));
-    let mut bound = Bound { kafka: Vec::new() };
+    let mut bound = Vec::new();
     for Socket {
         name,
         socket,
         address,
     } in sockets
     {
-        bound.kafka.push((name.to_string(), address));
+        bound.push((name.to_string(), address));
         let listener = Listener {
             socket,
             name,
