@@ -1,2 +1,10 @@
 //! The `kittiwake` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use kittiwake::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -1,0 +1,76 @@
+//! The gRPC administration service, from the command line.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use kittiwake_proto::kittiwake::admin::v1::admin_client::AdminClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+
+use super::output::Output;
+
+/// What every command that administers takes.
+#[derive(clap::Args, Debug)]
+pub struct Remote {
+    /// gRPC listener of any node
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9192",
+        env = "KITTIWAKE_ADMIN"
+    )]
+    admin: String,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub output: Output,
+    /// How long the node may take to answer, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+impl Remote {
+    /// Connects to the node.
+    ///
+    /// # Errors
+    /// The address is none, or nobody answers there.
+    pub async fn connect(&self) -> anyhow::Result<AdminClient<Channel>> {
+        let timeout = Duration::from_secs(self.timeout);
+        let endpoint = Endpoint::try_from(format!("http://{}", self.admin))
+            .with_context(|| format!("{} is not HOST:PORT", self.admin))?;
+        let connected = endpoint
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .connect()
+            .await;
+        let channel = connected.map_err(|error| {
+            anyhow!(
+                "no node answers at {} (--admin HOST:PORT): {}",
+                self.admin,
+                root(&error)
+            )
+        })?;
+        Ok(AdminClient::new(channel))
+    }
+}
+
+/// What a status says to the person who asked.
+///
+/// # Errors
+/// If the call failed, its sentence.
+pub fn answer<T>(result: Result<Response<T>, Status>) -> anyhow::Result<T> {
+    match result {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) if status.message().is_empty() => Err(anyhow!("{}", status.code())),
+        Err(status) => Err(anyhow!("{}", status.message())),
+    }
+}
+
+/// The innermost cause: the layers above it say only that a transport failed.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
