@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Kittiwake and Apache Kafka side by side: the first table of docs/benchmarks.md.
+
+Every figure is the median of ROUNDS runs. Within a round the brokers take turns, each in a fresh process with its data on
+tmpfs; memory is touched before each run, and a JVM is given one warm-up run. The client is librdkafka's own
+rdkafka_performance. Started by `cluster-tests/benches/run`, which builds and fetches what it needs.
+"""
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+
+import brokers
+import measure
+
+# measured, number, title, digits
+ROWS = [
+    ("start", "s", "start to first acknowledged write, s", 2),
+    ("idle", "resident_mib", "resident memory, idle, MiB", 0),
+    ("idle", "cpu_percent", "idle CPU, % of a core", 2),
+    ("produce", "records_per_s", "produce RF 1, records/s", 0),
+    ("produce", "cpu_s_per_gib", "broker CPU-s per GiB produced", 2),
+    ("consume", "records_per_s", "consume (read_committed), records/s", 0),
+    ("consume", "cpu_s_per_gib", "broker CPU-s per GiB consumed", 2),
+    ("consume_uncommitted", "cpu_s_per_gib", "the same, read_uncommitted", 2),
+    ("small", "requests_per_s", "one record per request, requests/s", 0),
+    ("small", "cpu_us_per_request", "broker CPU per such request, µs", 1),
+    ("latency", "p50_ms", "ack latency p50, ms", 3),
+    ("latency", "p99_ms", "ack latency p99, ms", 3),
+    ("written", "resident_mib", "resident memory after the bytes written, MiB", 0),
+    ("partitions", "resident_mib", "resident memory with many partitions, MiB", 0),
+    ("partitions", "cpu_percent", "idle CPU with many partitions, % of a core", 2),
+]
+
+
+def one_round(broker, options):
+    """Every figure of one broker process, then of a second one for the partitions."""
+    found = {}
+    gib = options.records * measure.RECORD_BYTES / measure.GIB
+
+    def touch():
+        measure.pretouch(options.directory, int(gib * 1024 * 1.2) + 200)
+
+    with broker:
+        found["start"] = measure.first_acknowledgement(broker, "first")
+        found["idle"] = measure.idle(broker, options.idle_seconds)
+        if broker.name == "kafka":
+            measure.create_topic(broker.bootstrap, "warm-up")
+            measure.produce(broker, options.tool, "warm-up", options.records // 4)
+            measure.consume(broker, options.tool, "warm-up", options.records // 4)
+        for topic in ("bulk", "small", "latency"):
+            measure.create_topic(broker.bootstrap, topic)
+        touch()
+        found["produce"] = measure.produce(broker, options.tool, "bulk", options.records)
+        found["consume"] = measure.consume(broker, options.tool, "bulk", options.records)
+        found["consume_uncommitted"] = measure.consume(broker, options.tool, "bulk", options.records, "read_uncommitted")
+        found["written"] = {"resident_mib": measure.resident_mib(broker.pid)}
+        found["small"] = measure.small_requests(broker, options.tool, "small", options.requests)
+        found["latency"] = measure.latency(broker, "latency", options.latency_records)
+    with broker:
+        measure.first_acknowledgement(broker, "first")
+        measure.create_topic(broker.bootstrap, "wide", options.partitions)
+        found["partitions"] = measure.idle(broker, options.idle_seconds)
+    return found
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown processor")
+    with open("/proc/meminfo") as file:
+        memory = int(file.readline().split()[1]) / (1 << 20)
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Linux {platform.release()}"
+
+
+def table(medians):
+    names = list(medians)
+    lines = ["| what | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for measured, number, title, digits in ROWS:
+        cells = [f"{medians[name][measured][number]:,.{digits}f}" for name in names]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def median_of(rounds):
+    return {
+        measured: {number: statistics.median(found[measured][number] for found in rounds) for number in numbers}
+        for measured, numbers in rounds[0].items()
+    }
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", required=True, help="the kittiwake binary, a release build")
+    parser.add_argument("--tool", required=True, help="librdkafka's rdkafka_performance")
+    parser.add_argument("--kafka-libs", help="directory of Apache Kafka's jars; without it only Kittiwake is measured")
+    parser.add_argument("--directory", default="/dev/shm", help="a tmpfs for the data (default: /dev/shm)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--records", type=int, default=4 << 20, help="1 KiB records of the bulk runs (default: 4 GiB)")
+    parser.add_argument("--requests", type=int, default=200_000, help="requests of one record each")
+    parser.add_argument("--latency-records", type=int, default=5_000)
+    parser.add_argument("--partitions", type=int, default=1_000)
+    parser.add_argument("--idle-seconds", type=int, default=20)
+    parser.add_argument("--json", help="write every figure of every round here")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    options.directory = os.path.join(options.directory, f"kittiwake-bench-{os.getpid()}")
+    os.mkdir(options.directory)
+    try:
+        peers = [brokers.Kittiwake(options.directory, os.path.abspath(options.binary))]
+        if options.kafka_libs:
+            peers.append(brokers.Kafka(options.directory, os.path.abspath(options.kafka_libs)))
+        rounds = {peer.name: [] for peer in peers}
+        for number in range(1, options.rounds + 1):
+            for peer in peers:
+                found = one_round(peer, options)
+                rounds[peer.name].append(found)
+                print(f"round {number}, {peer.name}: {json.dumps(found)}", file=sys.stderr)
+    finally:
+        shutil.rmtree(options.directory)
+    medians = {name: median_of(found) for name, found in rounds.items()}
+    print(f"Medians of {options.rounds} alternated rounds; {machine()}; {options.records:,} records of 1 KiB, {options.partitions:,} partitions.\n")
+    print(table(medians))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"machine": machine(), "medians": medians, "rounds": rounds}, file, indent=1)
+
+
+main()

@@ -1,0 +1,125 @@
+"""What is measured of one running broker. Every function returns plain numbers; any failure ends the run without a figure."""
+import os
+import re
+import subprocess
+import time
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+GIB = 1 << 30
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+RECORD_BYTES = 1024
+
+
+def pretouch(directory, mib):
+    """Touches guest memory through tmpfs, so that its first touch (4 CPU-s/GiB on a VM) is not booked on a broker."""
+    with open("/proc/meminfo") as file:
+        available = int(re.search(r"MemAvailable:\s+(\d+)", file.read()).group(1)) // 1024
+    if mib > available - 2000:
+        raise SystemExit(f"pretouch: {mib} MiB asked, {available} MiB available")
+    path = os.path.join(directory, "pretouch")
+    block = bytes(1 << 20)
+    try:
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(mib):
+                file.write(block)
+    finally:
+        os.unlink(path)
+
+
+def cpu_s(pid):
+    """User and system CPU-seconds of all threads of a process."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def resident_mib(pid):
+    with open(f"/proc/{pid}/status") as file:
+        return int(re.search(r"VmRSS:\s+(\d+)", file.read()).group(1)) / 1024
+
+
+def create_topic(bootstrap, name, partitions=1):
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    [created] = admin.create_topics([NewTopic(name, partitions, 1)], request_timeout=60).values()
+    created.result(timeout=60)
+
+
+def performance(tool, arguments):
+    """Runs rdkafka_performance; records per second by its own clock."""
+    run = subprocess.run([tool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    rates = re.findall(r"(\d+) msgs/s", run.stdout)
+    if run.returncode or not rates:
+        raise SystemExit(f"rdkafka_performance {' '.join(arguments)}: status {run.returncode}\n{run.stdout[-800:]}")
+    return int(rates[-1])
+
+
+def loaded(broker, tool, arguments, gib):
+    """Records per second and broker CPU-seconds per GiB while rdkafka_performance runs."""
+    before = cpu_s(broker.pid)
+    rate = performance(tool, arguments)
+    return {"records_per_s": rate, "cpu_s_per_gib": (cpu_s(broker.pid) - before) / gib}
+
+
+def produce(broker, tool, topic, records):
+    arguments = ["-P", "-b", broker.bootstrap, "-t", topic, "-p", "0", "-s", str(RECORD_BYTES), "-c", str(records), "-a", "-1", "-q"]
+    return loaded(broker, tool, arguments, records * RECORD_BYTES / GIB)
+
+
+def consume(broker, tool, topic, records, isolation="read_committed"):
+    arguments = ["-C", "-b", broker.bootstrap, "-t", topic, "-p", "0", "-c", str(records), "-o", "beginning", "-q"]
+    return loaded(broker, tool, arguments + ["-X", f"isolation.level={isolation}"], records * RECORD_BYTES / GIB)
+
+
+def small_requests(broker, tool, topic, requests):
+    """One record per request, pipelined as librdkafka does: broker CPU per request in microseconds."""
+    before = cpu_s(broker.pid)
+    arguments = ["-P", "-b", broker.bootstrap, "-t", topic, "-p", "0", "-s", "100", "-c", str(requests), "-a", "-1", "-q"]
+    rate = performance(tool, arguments + ["-X", "linger.ms=0", "-X", "batch.num.messages=1"])
+    return {"requests_per_s": rate, "cpu_us_per_request": (cpu_s(broker.pid) - before) / requests * 1e6}
+
+
+def latency(broker, topic, records):
+    """acks=all latency of one 1 KiB record at a time, in milliseconds; the client's own floor is about 0.1."""
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0, "acks": "all", "log_level": 0})
+    value, took, failed = b"x" * RECORD_BYTES, [], []
+
+    def delivered(error, _):
+        if error:
+            failed.append(str(error))
+
+    warm_up = 200
+    for i in range(records + warm_up):
+        start = time.perf_counter()
+        producer.produce(topic, value, partition=0, on_delivery=delivered)
+        if producer.flush(30) or failed:
+            raise SystemExit(f"not acknowledged: {failed[:2] or 'within 30 s'}")
+        if i >= warm_up:
+            took.append((time.perf_counter() - start) * 1000)
+    took.sort()
+    return {f"{name}_ms": took[min(len(took) - 1, int(share * len(took)))] for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+
+
+def first_acknowledgement(broker, topic):
+    """Seconds from exec to the first acknowledged record of a client that was waiting."""
+    impatient = {
+        "retry.backoff.ms": 5,
+        "reconnect.backoff.ms": 5,
+        "reconnect.backoff.max.ms": 10,
+        "topic.metadata.refresh.fast.interval.ms": 5,
+    }
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "acks": "all", "log_level": 0, "linger.ms": 0, **impatient})
+    failed = []
+    producer.produce(topic, b"x", on_delivery=lambda error, _: error and failed.append(str(error)))
+    if producer.flush(60) or failed:
+        raise SystemExit(f"not acknowledged after the start: {failed or 'within 60 s'}\n{broker.log_tail()}")
+    return {"s": time.monotonic() - broker.started_at}
+
+
+def idle(broker, seconds):
+    """Resident memory, and CPU in per cent of one core, of a broker that is left alone."""
+    time.sleep(2)
+    before = cpu_s(broker.pid)
+    time.sleep(seconds)
+    return {"resident_mib": resident_mib(broker.pid), "cpu_percent": (cpu_s(broker.pid) - before) / seconds * 100}
