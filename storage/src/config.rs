@@ -49,7 +49,7 @@ impl Default for LogConfig {
             delete_enabled: true,
             file_delete_delay_ms: 60_000,
             producer_id_expiration_ms: 24 * 3_600_000,
-            bulk_append_bytes: 64 << 10,
+            bulk_append_bytes: 16 << 10,
         }
     }
 }
