@@ -1,18 +1,22 @@
 //! What `kittiwake.admin.v1` does.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 
 use kittiwake_proto::kittiwake::admin::v1 as proto;
 use kittiwake_proto::kittiwake::admin::v1::admin_server::Admin;
 use kittiwake_raft::image::{self, ClusterImage};
-use kittiwake_raft::{BrokerId, Topic};
+use kittiwake_raft::{BrokerId, ConfigResource, Topic};
 use tonic::{Request, Response, Status};
 
 use super::status::status;
 use crate::api::ErrorCode;
 use crate::broker::Broker;
-use crate::coordinator::OFFSETS_TOPIC;
+use crate::controller::Refusal;
+use crate::controller::configs::{self, Alteration, KeyChange, Operation};
+use crate::controller::topics::{self, GrowthSpec, TopicRef, TopicSpec, is_internal};
+use crate::coordinator::{GroupError, GroupListing, MemberDescription, OffsetDescription};
 
 /// Administration of the cluster by way of this node.
 #[derive(Debug)]
@@ -97,62 +101,176 @@ impl Admin for AdminService {
 
     async fn create_topic(
         &self,
-        _: Request<proto::CreateTopicRequest>,
+        request: Request<proto::CreateTopicRequest>,
     ) -> Answer<proto::CreateTopicResponse> {
-        Err(not_served())
+        let proto::CreateTopicRequest {
+            name,
+            partitions,
+            replication_factor,
+            configs,
+        } = request.into_inner();
+        let replication_factor = replication_factor.map(narrow).transpose()?;
+        let spec = TopicSpec {
+            name,
+            partitions,
+            replication_factor,
+            configs,
+            ..TopicSpec::default()
+        };
+        let created =
+            only(topics::create_topics(&self.broker, slice::from_ref(&spec), false).await)?;
+        Ok(Response::new(proto::CreateTopicResponse {
+            topic: Some(proto::TopicSummary {
+                internal: is_internal(&spec.name),
+                name: spec.name,
+                id: created.id.map(|id| id.to_string()).unwrap_or_default(),
+                partitions: count(usize::try_from(created.partitions).unwrap_or_default()),
+                replication_factor: count(
+                    usize::try_from(created.replication_factor).unwrap_or_default(),
+                ),
+            }),
+        }))
     }
 
     async fn alter_topic_config(
         &self,
-        _: Request<proto::AlterTopicConfigRequest>,
+        request: Request<proto::AlterTopicConfigRequest>,
     ) -> Answer<proto::AlterTopicConfigResponse> {
-        Err(not_served())
+        let proto::AlterTopicConfigRequest { name, set, remove } = request.into_inner();
+        let set = set.into_iter().map(|(name, value)| KeyChange {
+            name,
+            operation: Operation::Set,
+            value: Some(value),
+        });
+        let remove = remove.into_iter().map(|name| KeyChange {
+            name,
+            operation: Operation::Delete,
+            value: None,
+        });
+        let change = (
+            ConfigResource::Topic(name),
+            Alteration::Incremental(set.chain(remove).collect()),
+        );
+        only(configs::alter_configs(&self.broker, &[change], false).await)?;
+        Ok(Response::new(proto::AlterTopicConfigResponse {}))
     }
 
     async fn add_partitions(
         &self,
-        _: Request<proto::AddPartitionsRequest>,
+        request: Request<proto::AddPartitionsRequest>,
     ) -> Answer<proto::AddPartitionsResponse> {
-        Err(not_served())
+        let proto::AddPartitionsRequest { name, total } = request.into_inner();
+        let spec = GrowthSpec {
+            topic: name,
+            count: total,
+            assignment: None,
+        };
+        only(topics::create_partitions(&self.broker, &[spec], false).await)?;
+        Ok(Response::new(proto::AddPartitionsResponse {}))
     }
 
     async fn delete_topic(
         &self,
-        _: Request<proto::DeleteTopicRequest>,
+        request: Request<proto::DeleteTopicRequest>,
     ) -> Answer<proto::DeleteTopicResponse> {
-        Err(not_served())
+        let topic = TopicRef::Name(request.into_inner().name);
+        only(topics::delete_topics(&self.broker, &[topic]).await)?;
+        Ok(Response::new(proto::DeleteTopicResponse {}))
     }
 
     async fn list_groups(
         &self,
         _: Request<proto::ListGroupsRequest>,
     ) -> Answer<proto::ListGroupsResponse> {
-        Err(not_served())
+        let groups = self.broker.groups.list().map_err(group_refused)?;
+        let groups = groups.iter().map(group_summary).collect();
+        Ok(Response::new(proto::ListGroupsResponse { groups }))
     }
 
     async fn describe_group(
         &self,
-        _: Request<proto::DescribeGroupRequest>,
+        request: Request<proto::DescribeGroupRequest>,
     ) -> Answer<proto::DescribeGroupResponse> {
-        Err(not_served())
+        let id = request.into_inner().group_id;
+        let described = self
+            .broker
+            .groups
+            .describe(&id)
+            .await
+            .map_err(group_refused)?;
+        let group = described.ok_or_else(|| {
+            status(
+                ErrorCode::GroupIdNotFound,
+                format!("group '{id}' does not exist"),
+            )
+        })?;
+        let member = |member: &MemberDescription| proto::GroupMember {
+            member_id: member.member_id.to_string(),
+            instance_id: member.instance_id.as_deref().map(str::to_owned),
+            client_id: member.client_id.to_string(),
+            client_host: member.client_host.to_string(),
+        };
+        let offset = |offset: &OffsetDescription| {
+            let local = self
+                .broker
+                .partitions
+                .get(&offset.topic, offset.partition)
+                .ok();
+            proto::GroupOffset {
+                topic: offset.topic.to_string(),
+                partition: offset.partition,
+                committed_offset: offset.offset,
+                high_watermark: local.map(|local| local.high_watermark().0),
+            }
+        };
+        Ok(Response::new(proto::DescribeGroupResponse {
+            group: Some(group_summary(&group.listing)),
+            protocol: group.protocol.as_deref().unwrap_or_default().to_owned(),
+            members: group.members.iter().map(member).collect(),
+            offsets: group.offsets.iter().map(offset).collect(),
+        }))
     }
 
     async fn delete_group(
         &self,
-        _: Request<proto::DeleteGroupRequest>,
+        request: Request<proto::DeleteGroupRequest>,
     ) -> Answer<proto::DeleteGroupResponse> {
-        Err(not_served())
+        let id = request.into_inner().group_id;
+        self.broker
+            .groups
+            .delete(&id)
+            .await
+            .map_err(group_refused)?;
+        Ok(Response::new(proto::DeleteGroupResponse {}))
     }
 }
 
-/// Of a call that is in the contract but not in this version.
-fn not_served() -> Status {
-    Status::unimplemented("this version does not serve this call")
+/// The result of a command of one item.
+fn only<T>(results: Vec<Result<T, Refusal>>) -> Result<T, Status> {
+    let result = results.into_iter().next();
+    let result =
+        result.ok_or_else(|| status(ErrorCode::UnknownServerError, "the command had no result"))?;
+    result.map_err(|refusal| status(refusal.code, refusal.message))
 }
 
-/// Whether the topic belongs to the cluster itself.
-fn is_internal(name: &str) -> bool {
-    name == OFFSETS_TOPIC
+/// Kafka's replication factors are 16-bit numbers.
+fn narrow(replication_factor: i32) -> Result<i16, Status> {
+    i16::try_from(replication_factor).map_err(|_| {
+        let message = format!("replication factor {replication_factor} is too large");
+        status(ErrorCode::InvalidReplicationFactor, message)
+    })
+}
+
+fn group_refused(error: GroupError) -> Status {
+    status(error.code(), error.to_string())
+}
+
+fn group_summary(group: &GroupListing) -> proto::GroupSummary {
+    proto::GroupSummary {
+        group_id: group.group_id.to_string(),
+        state: group.state.name().to_owned(),
+        protocol_type: group.protocol_type.to_string(),
+    }
 }
 
 fn unknown_topic(name: &str) -> Status {
