@@ -64,8 +64,9 @@ impl Monitor {
         match statvfs(log_dir.path()) {
             Ok(space) => drop(
                 metrics.disk_free.set(signed(
-                    u64::from(space.blocks_available())
-                        .saturating_mul(u64::from(space.fragment_size())),
+                    space
+                        .blocks_available()
+                        .saturating_mul(space.fragment_size()),
                 )),
             ),
             Err(error) => warn!(%error, "free disk space cannot be read"),
