@@ -414,6 +414,10 @@ impl Node {
         let data = directory.join("data");
         config.log_dirs = data.to_string_lossy().parse().expect("a path");
         config.listeners = "PLAINTEXT://127.0.0.1:0".parse().expect("a listener");
+        let free = || "127.0.0.1:0".parse().expect("an address");
+        config.replication_listener = free();
+        config.grpc_listener = free();
+        config.http_listener = free();
         Self::start(Arc::new(config), CancellationToken::new())
             .await
             .expect("the node starts")
