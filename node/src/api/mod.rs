@@ -39,7 +39,7 @@ pub use error::ErrorCode;
 
 use bytes::Bytes;
 use kafka_wire::{KafkaMessage, KafkaRequest, RequestResponsePair, response_header_version};
-use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, StrBytes, Uuid};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes, Uuid};
 use kittiwake_raft::TopicId;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -268,7 +268,8 @@ fn close(reason: String) -> Reply {
     Reply::Close(CloseReason(reason))
 }
 
-/// Decodes a body within limits, all of it.
+/// Decodes a body within limits. What follows the request is ignored, as Apache Kafka does: librdkafka 2.16 leaves three
+/// bytes behind a Metadata v13 for all topics.
 fn decode<R: KafkaRequest>(request: &Admitted, expansion_max: usize) -> Result<R, CloseReason> {
     let mut limits = DecodeLimits::default();
     limits.max_frame_bytes = request.frame_len;
@@ -276,7 +277,8 @@ fn decode<R: KafkaRequest>(request: &Admitted, expansion_max: usize) -> Result<R
     limits.max_string_bytes = STRING_BYTES_MAX;
     limits.max_array_elements = ARRAY_ELEMENTS_MAX;
     let version = ApiVersion::new(request.header.api_version);
-    let decoded = <R as KafkaDecode>::decode_from_bytes(request.body.clone(), version, limits)
+    let decoded = Decoder::new(request.body.clone(), limits)
+        .and_then(|mut decoder| <R as KafkaDecode>::decode(&mut decoder, version))
         .map_err(|error| {
             CloseReason(format!(
                 "{} v{}: {error}",
@@ -457,6 +459,19 @@ mod tests {
         }
         let unknown = service.call(&peer(), request(9999, 0, Bytes::new()));
         assert!(matches!(unknown, Reply::Close(_)));
+        node.stop_for_tests().await;
+    }
+
+    /// librdkafka 2.16 writes a null array of topics in one byte of the four it reserved, and sends the other three last.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn bytes_after_a_request_are_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::for_tests(directory.path()).await;
+        let service = KafkaService::new(Arc::clone(node.broker()));
+        // All topics, no auto-creation, no authorized operations, no tagged fields; then the same three again.
+        let body = Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0]);
+        let answer = settle(service.call(&peer(), request(3, 13, body))).await;
+        assert!(matches!(answer, Ok(Some(_))), "{answer:?}");
         node.stop_for_tests().await;
     }
 
