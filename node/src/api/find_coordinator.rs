@@ -4,9 +4,10 @@
 //! first question creates `__consumer_offsets`; until its partition has a leader that can be reached, the
 //! answer is COORDINATOR_NOT_AVAILABLE, which clients retry.
 //!
-//! Transactional ids and share groups have no coordinator here: INVALID_REQUEST with a message. The retriable
-//! COORDINATOR_NOT_AVAILABLE would have a transactional producer ask until it times out, and then say
-//! nothing of the reason; this fails it at once, with the reason in its exception.
+//! Transactional ids and share groups have no coordinator here. A transactional id is
+//! TRANSACTIONAL_ID_AUTHORIZATION_FAILED with a message, the one error at which both the Java client and
+//! librdkafka fail at once; at INVALID_REQUEST librdkafka asks until `init_transactions` times out. Share
+//! groups are INVALID_REQUEST with a message.
 
 use kafka_wire::find_coordinator_response::Coordinator;
 use kafka_wire::{FindCoordinatorRequest, FindCoordinatorResponse};
@@ -50,7 +51,12 @@ pub(crate) async fn handle(
 async fn find(ctx: &RequestContext, key_type: i8, key: &str) -> Found {
     match key_type {
         GROUP => {}
-        TRANSACTION => return Err((ErrorCode::InvalidRequest, "transactions are not supported")),
+        TRANSACTION => {
+            return Err((
+                ErrorCode::TransactionalIdAuthorizationFailed,
+                "transactions are not supported",
+            ));
+        }
         SHARE => return Err((ErrorCode::InvalidRequest, "share groups are not supported")),
         _ => return Err((ErrorCode::InvalidRequest, "unknown coordinator type")),
     }
