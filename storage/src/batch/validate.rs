@@ -14,6 +14,8 @@ use crate::records::{self, RecordsError};
 use crate::{LeaderEpoch, Offset};
 
 /// Single records reported for one refused batch: enough to find the fault, and a bound on the answer.
+/// The shortest record: its length, attributes, both deltas, no key, no value and no headers take a byte each.
+const RECORD_LEN_MIN: usize = 7;
 const RECORD_ERRORS_MAX: usize = 1000;
 
 /// Who hands over the batch.
@@ -104,7 +106,7 @@ pub fn validate<'a>(
             max: rules.max_message_bytes,
         });
     }
-    check_counts(&header)?;
+    check_counts(&header, rules)?;
     check_attributes(&header, rules)?;
     check_producer(&header, rules)?;
     let body = &records[HEADER_LEN..];
@@ -147,7 +149,7 @@ fn one_batch(records: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
-fn check_counts(header: &BatchHeader) -> Result<(), BatchError> {
+fn check_counts(header: &BatchHeader, rules: &BatchRules) -> Result<(), BatchError> {
     if header.base_offset != Offset::ZERO {
         return Err(BatchError::invalid(format!(
             "base offset {} of a batch not yet appended should be 0",
@@ -160,6 +162,17 @@ fn check_counts(header: &BatchHeader) -> Result<(), BatchError> {
         return Err(BatchError::invalid(format!(
             "{} records with last offset delta {}",
             header.records_count, header.last_offset_delta
+        )));
+    }
+    // Offsets are taken for as many records as the header claims, and no others ever fill them.
+    let body_max = match header.compression() {
+        Compression::None => header.size() - HEADER_LEN,
+        _ => rules.decompressed_bytes_max,
+    };
+    if header.records_count as usize > body_max / RECORD_LEN_MIN {
+        return Err(BatchError::invalid(format!(
+            "{} records do not fit in {body_max} bytes",
+            header.records_count
         )));
     }
     Ok(())
