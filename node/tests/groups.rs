@@ -1,5 +1,7 @@
 //! Groups outlive the node: what was answered before a stop is there after the next start.
 
+#![allow(clippy::unwrap_used)] // Clippy sees the helpers of an integration test as ordinary code.
+
 use bytes::{Bytes, BytesMut};
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};

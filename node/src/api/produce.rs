@@ -9,7 +9,6 @@
 //! that moved are named with their endpoints from v10 on (KIP-951). zstd needs v7. Transactions are not served:
 //! a transactional batch is INVALID_TXN_STATE.
 
-use bytes::Bytes;
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
@@ -152,7 +151,7 @@ fn append(
     let now_ms = now_ms();
     let mut rules = partition.batch_rules();
     rules.allow_zstd = version >= ZSTD_FROM;
-    let records = data.records.unwrap_or_else(Bytes::new);
+    let records = data.records.unwrap_or_default();
     let batch = match validate(&records, &rules, now_ms) {
         Ok(batch) => batch,
         Err(error) => {

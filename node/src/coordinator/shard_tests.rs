@@ -34,9 +34,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let mut config = GroupConfig::default();
-        config.offsets_retention_ms = 10 * MINUTE_MS;
-        config.offset_metadata_max_bytes = 8;
+        let config = GroupConfig {
+            offsets_retention_ms: 10 * MINUTE_MS,
+            offset_metadata_max_bytes: 8,
+            ..GroupConfig::default()
+        };
         Self {
             shard: Shard::new(Arc::new(config)),
             log: Log::default(),

@@ -16,7 +16,10 @@ use super::*;
 
 /// What survives a change of leaders.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<(Offset, Vec<u8>)>>>);
+struct Log(Arc<Mutex<Batches>>);
+
+/// Batches with their base offsets.
+type Batches = Vec<(Offset, Vec<u8>)>;
 
 impl Log {
     fn end(&self) -> Offset {
@@ -270,8 +273,10 @@ async fn a_commit_is_answered_when_it_is_committed_and_read_only_then() {
 
 #[tokio::test]
 async fn a_commit_that_is_not_committed_in_time_is_not_acknowledged() {
-    let mut config = GroupConfig::default();
-    config.offsets_commit_timeout = Duration::from_millis(1);
+    let config = GroupConfig {
+        offsets_commit_timeout: Duration::from_millis(1),
+        ..GroupConfig::default()
+    };
     let coordinator = Arc::new(GroupCoordinator::new(config));
     let led = Led::new(&Log::default(), 1);
     loaded(&coordinator, &led).await;

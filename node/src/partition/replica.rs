@@ -393,7 +393,7 @@ impl Readers {
 }
 
 /// A fetch that waits for any of its partitions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FetchWaiter {
     woken: Arc<Notify>,
 }
@@ -401,9 +401,7 @@ pub struct FetchWaiter {
 impl FetchWaiter {
     /// Waits for nothing yet.
     pub fn new() -> Self {
-        Self {
-            woken: Arc::new(Notify::new()),
-        }
+        Self::default()
     }
 
     /// Has `partition` wake this fetch until the registration is dropped. Look at the partition after this, not before:

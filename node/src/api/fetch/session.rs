@@ -158,11 +158,6 @@ impl SessionCache {
         }
     }
 
-    /// Sessions held.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
     /// Finds out what `request` is about. `fresh_id` proposes the id of a new session, any positive number.
     ///
     /// # Errors
@@ -478,6 +473,6 @@ mod tests {
         let opened = cache
             .begin(&request(0, 0, &[0]), 12, EVICTION_MS, 81)
             .unwrap();
-        assert_eq!((opened.session_id, cache.len()), (81, 1));
+        assert_eq!((opened.session_id, cache.sessions.len()), (81, 1));
     }
 }

@@ -551,7 +551,8 @@ fn an_administrator_removes_a_static_member_by_its_instance_id() {
 #[test]
 fn sync_names_its_generation_and_protocol() {
     let mut scene = Scene::stable(false);
-    let cases: [(fn(&mut SyncGroup), GroupError); 4] = [
+    type Change = fn(&mut SyncGroup);
+    let cases: [(Change, GroupError); 4] = [
         (|sync| sync.generation = 0, GroupError::IllegalGeneration),
         (
             |sync| sync.protocol = Some("sticky".into()),
