@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::response::{Endpoint, Partition, Response, Topic};
 use self::session::{Content, FetchContext, NO_SESSION, Told, Wanted};
+use super::answered::Stopwatch;
 use super::{Admitted, ErrorCode, RequestContext, STRUCT_EXPANSION_MAX, decode, topic_id};
 use crate::broker::now_ms;
 use crate::partition::{self, FetchWaiter};
@@ -44,8 +45,11 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
         Ok(request) => request,
         Err(reason) => return Reply::Close(reason),
     };
-    let version = admitted.header.api_version;
-    let correlation_id = admitted.header.correlation_id;
+    // The frame's memory is given back before a long poll: the request is a struct by now.
+    let Admitted {
+        header, stopwatch, ..
+    } = admitted;
+    let (version, correlation_id) = (header.api_version, header.correlation_id);
     let context = {
         let fresh_id = rand::random_range(1..=i32::MAX);
         ctx.broker
@@ -60,7 +64,9 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
                 error: Some(error),
                 ..Response::default()
             };
-            return Reply::Ready(response::encode(failed, correlation_id, version));
+            let plan = response::encode(failed, correlation_id, version);
+            stopwatch.answered(Some(error));
+            return Reply::Ready(plan);
         }
     };
     let fetch = Fetch {
@@ -71,10 +77,10 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
         context,
     };
     match fetch.read(Lane::Inline) {
-        Ok(found) if fetch.is_satisfied(&found) => Reply::Ready(fetch.finish(found)),
-        Ok(_) | Err(NeedsDisk) => {
-            Reply::Later(Box::pin(async move { Ok(Arc::new(fetch).later().await) }))
-        }
+        Ok(found) if fetch.is_satisfied(&found) => Reply::Ready(fetch.finish(found, stopwatch)),
+        Ok(_) | Err(NeedsDisk) => Reply::Later(Box::pin(async move {
+            Ok(Arc::new(fetch).later(stopwatch).await)
+        })),
     }
 }
 
@@ -133,7 +139,7 @@ type Found = Vec<Partition>;
 
 impl Fetch {
     /// Waits until the fetch is satisfied or its time is up, and answers.
-    async fn later(self: Arc<Self>) -> SendPlan {
+    async fn later(self: Arc<Self>, stopwatch: Stopwatch) -> SendPlan {
         let waiter = FetchWaiter::new();
         let registrations: Vec<_> = self
             .context
@@ -145,15 +151,15 @@ impl Fetch {
         loop {
             let found = self.read_anywhere().await;
             let Some(deadline) = self.deadline else {
-                return self.finish(found);
+                return self.finish(found, stopwatch);
             };
             if self.is_satisfied(&found) {
-                return self.finish(found);
+                return self.finish(found, stopwatch);
             }
             if timeout_at(deadline, waiter.woken()).await.is_err() {
                 drop(registrations);
                 let found = self.read_anywhere().await;
-                return self.finish(found);
+                return self.finish(found, stopwatch);
             }
         }
     }
@@ -289,7 +295,9 @@ impl Fetch {
                 .any(|partition| partition.error.is_error() || partition.diverging.is_some())
     }
 
-    fn finish(&self, found: Found) -> SendPlan {
+    fn finish(&self, found: Found, stopwatch: Stopwatch) -> SendPlan {
+        let mut errors = found.iter().map(|partition| partition.error);
+        let first_error = errors.find(|error| error.is_error());
         let mut response = Response {
             session_id: self.context.session_id,
             ..Response::default()
@@ -324,7 +332,9 @@ impl Fetch {
         }
         drop(sessions);
         response.endpoints = endpoints.into_values().collect();
-        response::encode(response, self.correlation_id, self.terms.version)
+        let plan = response::encode(response, self.correlation_id, self.terms.version);
+        stopwatch.answered(first_error);
+        plan
     }
 
     /// Tells a client with another leader in mind who leads now (KIP-951).

@@ -5,6 +5,7 @@
 //! struct; Produce and Fetch, whose records must not be copied, have their own path ([`produce`], [`fetch`]).
 
 pub mod alter_configs;
+mod answered;
 pub mod api_versions;
 pub mod create_partitions;
 pub mod create_topics;
@@ -45,6 +46,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use tracing::error;
 
+use self::answered::{FirstError, Stopwatch};
 use crate::broker::Broker;
 use crate::wire::frame::RequestHeader;
 use crate::wire::send_plan::SendPlan;
@@ -83,6 +85,7 @@ struct Admitted {
     body: Bytes,
     frame_len: usize,
     memory: Option<tokio::sync::OwnedSemaphorePermit>,
+    stopwatch: Stopwatch,
 }
 
 const fn flexible_from<R: KafkaRequest>() -> i16 {
@@ -236,10 +239,12 @@ impl Service for KafkaService {
         let Some(api) = find(header.api_key) else {
             return close(format!("unknown API key {}", header.api_key));
         };
+        let stopwatch = Stopwatch::start(&self.broker.metrics, api.key);
         if !api.versions.contains(&header.api_version) {
             return match header.api_key {
                 API_VERSIONS_KEY => {
-                    respond(&header, &api_versions::unsupported(), ApiVersion::new(0))
+                    let response = api_versions::unsupported();
+                    respond(&header, stopwatch, &response, ApiVersion::new(0))
                 }
                 _ => close(format!(
                     "unsupported version {} of {}",
@@ -259,6 +264,7 @@ impl Service for KafkaService {
                 body,
                 frame_len,
                 memory,
+                stopwatch,
             },
         )
     }
@@ -305,18 +311,25 @@ fn answer<R, F>(
 ) -> Reply
 where
     R: RequestResponsePair + Send + 'static,
+    R::Response: FirstError,
     F: Future<Output = R::Response> + Send + 'static,
 {
     let decoded = match decode::<R>(&request, STRUCT_EXPANSION_MAX) {
         Ok(decoded) => decoded,
         Err(reason) => return Reply::Close(reason),
     };
-    let Admitted { header, memory, .. } = request;
+    let Admitted {
+        header,
+        memory,
+        stopwatch,
+        ..
+    } = request;
     let handling = handler(ctx, decoded, header.api_version);
     Reply::Later(Box::pin(async move {
         let response = handling.await;
         drop(memory);
-        match respond(&header, &response, ApiVersion::new(header.api_version)) {
+        let version = ApiVersion::new(header.api_version);
+        match respond(&header, stopwatch, &response, version) {
             Reply::Ready(plan) => Ok(plan),
             Reply::Close(reason) => Err(reason),
             Reply::None | Reply::Later(_) => Ok(SendPlan::default()),
@@ -324,12 +337,20 @@ where
     }))
 }
 
-/// Encodes a response to the request with `header`.
-fn respond<M: KafkaMessage>(header: &RequestHeader, response: &M, version: ApiVersion) -> Reply {
+/// Encodes a response to the request with `header`, and counts it.
+fn respond<M: KafkaMessage + FirstError>(
+    header: &RequestHeader,
+    stopwatch: Stopwatch,
+    response: &M,
+    version: ApiVersion,
+) -> Reply {
     let key = kafka_wire_core::ApiKey::new(header.api_key);
     let header_version = response_header_version(key, version, M::is_flexible(version));
     match SendPlan::response(header.correlation_id, header_version, response, version) {
-        Ok(plan) => Reply::Ready(plan),
+        Ok(plan) => {
+            stopwatch.answered(response.first_error());
+            Reply::Ready(plan)
+        }
         Err(fault) => {
             error!(response = M::NAME, version = version.value(), %fault, "a response cannot be encoded");
             close(format!("{} v{version}: {fault}", M::NAME))
@@ -404,6 +425,7 @@ mod tests {
         let node = Node::for_tests(directory.path()).await;
         let service = KafkaService::new(Arc::clone(node.broker()));
         for api in served() {
+            let mut answered = 0;
             for version in api.versions.clone() {
                 let what = format!("{} v{version}", api.name);
                 let version = ApiVersion::new(version);
@@ -412,6 +434,7 @@ mod tests {
                     continue;
                 };
                 let reply = service.call(&peer(), request(api.key, version.value(), body));
+                answered += 1;
                 let answer = settle(reply)
                     .await
                     .unwrap_or_else(|reason| panic!("{what}: {reason}"));
@@ -428,6 +451,12 @@ mod tests {
                 (api.codec.response)(body, version)
                     .unwrap_or_else(|error| panic!("{what}: {error}"));
             }
+            let counted = format!(
+                "kittiwake_request_seconds_count{{api=\"{}\"}} {answered}\n",
+                api.name
+            );
+            let metrics = node.broker().metrics.scrape().unwrap();
+            assert!(metrics.contains(&counted), "{counted} is not in\n{metrics}");
         }
         node.stop_for_tests().await;
     }

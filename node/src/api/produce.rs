@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
+use super::answered::{FirstError as _, Stopwatch};
 use super::{
     Admitted, ErrorCode, PRODUCE_EXPANSION_MAX, RequestContext, decode, respond, topic_id,
 };
@@ -52,7 +53,10 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
     let version = admitted.header.api_version;
     let Some(acks) = Acks::from_wire(request.acks) else {
         let response = answer_all(request, version, ErrorCode::InvalidRequiredAcks);
-        return respond(&admitted.header, &response, ApiVersion::new(version));
+        let Admitted {
+            header, stopwatch, ..
+        } = admitted;
+        return respond(&header, stopwatch, &response, ApiVersion::new(version));
     };
     let deadline =
         Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
@@ -68,12 +72,14 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
             &mut waiting,
         ));
     }
-    let header = admitted.header;
+    let Admitted {
+        header, stopwatch, ..
+    } = admitted;
     if acks == Acks::None {
-        return without_answer(&response);
+        return without_answer(stopwatch, &response);
     }
     if waiting.is_empty() {
-        return finish(&ctx, &header, response);
+        return finish(&ctx, &header, stopwatch, response);
     }
     Reply::Later(Box::pin(async move {
         for waiter in waiting {
@@ -90,7 +96,7 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
             let slot = &mut response.responses[waiter.topic].partition_responses[waiter.position];
             fail(slot, error);
         }
-        match finish(&ctx, &header, response) {
+        match finish(&ctx, &header, stopwatch, response) {
             Reply::Ready(plan) => Ok(plan),
             Reply::Close(reason) => Err(reason),
             Reply::None | Reply::Later(_) => {
@@ -238,28 +244,31 @@ fn answer_all(request: ProduceRequest, version: i16, error: ErrorCode) -> Produc
     response
 }
 
-/// acks=0: nothing is sent, but a producer whose records were refused must not go on believing.
-fn without_answer(response: &ProduceResponse) -> Reply {
-    let failed = response
-        .responses
-        .iter()
-        .flat_map(|topic| &topic.partition_responses)
-        .find(|partition| partition.error_code != ErrorCode::None.code());
+/// acks=0: nothing is sent, but a producer whose records were refused must not go on believing. It is counted like any
+/// other, or a node with such producers would look idle.
+fn without_answer(stopwatch: Stopwatch, response: &ProduceResponse) -> Reply {
+    let failed = response.first_error();
+    stopwatch.answered(failed);
     match failed {
         None => Reply::None,
-        Some(partition) => Reply::Close(CloseReason(format!(
-            "a produce with acks=0 was refused with error {}",
-            ErrorCode::from_code(partition.error_code).unwrap_or(ErrorCode::UnknownServerError)
+        Some(error) => Reply::Close(CloseReason(format!(
+            "a produce with acks=0 was refused with error {error}"
         ))),
     }
 }
 
 /// Names the leaders of partitions that are led elsewhere, and encodes.
-fn finish(ctx: &RequestContext, header: &RequestHeader, mut response: ProduceResponse) -> Reply {
+fn finish(
+    ctx: &RequestContext,
+    header: &RequestHeader,
+    stopwatch: Stopwatch,
+    mut response: ProduceResponse,
+) -> Reply {
     if header.api_version >= CURRENT_LEADER_FROM {
         name_leaders(ctx, header.api_version, &mut response);
     }
-    respond(header, &response, ApiVersion::new(header.api_version))
+    let version = ApiVersion::new(header.api_version);
+    respond(header, stopwatch, &response, version)
 }
 
 fn name_leaders(ctx: &RequestContext, version: i16, response: &mut ProduceResponse) {
