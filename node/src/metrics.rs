@@ -212,7 +212,7 @@ impl Metrics {
                 ),
                 set_aside_files: make.one(
                     "recovery_set_aside_files",
-                    "Files with bytes the last start moved aside as torn",
+                    "Files with bytes the last start moved aside as torn or damaged",
                 ),
                 failed_logs: make.one("recovery_failed_logs", "Logs the last start could not open"),
                 seconds: make.one(

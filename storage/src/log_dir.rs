@@ -375,8 +375,8 @@ impl LogDir {
                 return Err(failed(Some(topic_id), error.to_string()));
             }
         };
-        if let Some(reason) = &recovery.ended_by {
-            tracing::warn!(%partition, reason, set_aside = ?recovery.set_aside, end = %log.log_end_offset(), "recovered a log");
+        if recovery.ended_by.is_some() || !recovery.set_aside.is_empty() {
+            tracing::warn!(%partition, reason = recovery.ended_by, set_aside = ?recovery.set_aside, end = %log.log_end_offset(), "recovered a log");
         }
         self.logs.lock().insert(partition.clone(), Arc::clone(&log));
         let high_watermark = high_watermark.clamp(log.log_start_offset(), log.log_end_offset());

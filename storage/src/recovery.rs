@@ -15,6 +15,9 @@
 //! - Indexes are hints. Where a producer snapshot lies at or before the recovery point in the same
 //!   segment, they are trusted up to it after a check of their order and of the batch they point to;
 //!   otherwise they are rebuilt from the segment.
+//! - Producer snapshots are hints too. A damaged one that was wanted, or that lies past the recovery
+//!   point (a stop may have torn it), is moved aside and reported like a torn tail; the producers
+//!   come from the log. Older ones are not read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -56,7 +59,7 @@ pub struct Recovery {
     pub walked_bytes: u64,
     /// Allocated zeros cut off the end.
     pub zeros_cut: u64,
-    /// Files with what followed the end of the log.
+    /// Files with what followed the end of the log, and damaged producer snapshots.
     pub set_aside: Vec<PathBuf>,
     /// Why the log ended before its files did, if it did.
     pub ended_by: Option<String>,
@@ -123,7 +126,8 @@ pub(crate) struct Recovered {
 /// Recovers the log in `directory`.
 ///
 /// # Errors
-/// [`OpenError`]; the directory is as it was then, but for leftovers of removed files.
+/// [`OpenError`]; the directory is as it was then, but for indexes, which are rebuilt, and leftovers of
+/// removed files.
 pub(crate) fn recover(directory: &Directory, known: Known) -> Result<Recovered, OpenError> {
     let path = directory.read().clone();
     let listing = Listing::read(&path)?;
@@ -276,6 +280,8 @@ struct Scan {
     before_snapshot: Option<ProducerState>,
     /// Start of the scan in its first segment: position, and the largest timestamp before it.
     resume: Option<(u64, Option<TimeEntry>)>,
+    /// Snapshots that cannot be read.
+    damaged_snapshots: Vec<PathBuf>,
     ends: Vec<SegmentEnd>,
     indexing: Indexing,
     report: Recovery,
@@ -299,6 +305,7 @@ impl Scan {
             snapshot_at: None,
             before_snapshot: None,
             resume: None,
+            damaged_snapshots: Vec::new(),
             ends: Vec::new(),
             indexing: Indexing::new(None),
             report: Recovery::default(),
@@ -306,27 +313,16 @@ impl Scan {
         // One from before the segment would lack batches, and then refuse good sequences; without
         // state a producer may go on anywhere.
         let usable = base..=known.recovery_point.max(base);
-        for at in listing
-            .snapshots
-            .iter()
-            .rev()
-            .filter(|at| usable.contains(at))
-        {
-            match fs::read(path.join(file_name(*at, SNAPSHOT)))
-                .map(|bytes| ProducerState::decode_snapshot(&bytes))
+        for &at in listing.snapshots.iter().rev() {
+            if at > *usable.end() {
+                scan.read_snapshot(path, at);
+            } else if usable.contains(&at)
+                && let Some(producers) = scan.read_snapshot(path, at)
             {
-                Ok(Ok(producers)) => {
-                    scan.producers = producers;
-                    scan.snapshot_at = Some(*at);
-                    scan.before_snapshot = Some(ProducerState::default());
-                    break;
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(path = %path.display(), %at, %error, "unreadable producer snapshot")
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %at, %error, "unreadable producer snapshot")
-                }
+                scan.producers = producers;
+                scan.snapshot_at = Some(at);
+                scan.before_snapshot = Some(ProducerState::default());
+                break;
             }
         }
         if scan.snapshot_at.is_some_and(|at| at > base) {
@@ -336,6 +332,24 @@ impl Scan {
             scan.epoch = scan.epoch.max(epoch);
         }
         Ok(scan)
+    }
+
+    /// The snapshot at `at`, or `None` and a note of it when it is damaged.
+    fn read_snapshot(&mut self, path: &Path, at: Offset) -> Option<ProducerState> {
+        let path = path.join(file_name(at, SNAPSHOT));
+        let decoded = match fs::read(&path) {
+            Ok(bytes) => ProducerState::decode_snapshot(&bytes),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot read a producer snapshot");
+                return None;
+            }
+        };
+        decoded
+            .inspect_err(|error| {
+                tracing::warn!(path = %path.display(), %error, "a damaged producer snapshot: its producers are read from the log");
+                self.damaged_snapshots.push(path);
+            })
+            .ok()
     }
 
     /// Skips what lies before the snapshot, if the indexes can be trusted that far.
@@ -389,7 +403,10 @@ impl Scan {
         let (position, largest) = resumed.unwrap_or((0, None));
         self.indexing = Indexing::new(largest);
         if size == 0 {
-            // An idle partition: nothing to open, and no indexes to create.
+            // An idle partition: nothing to open, and no indexes to create. Those of batches that
+            // are gone would point to the ones that are appended next.
+            remove_if_there(&segment.path(INDEX))?;
+            remove_if_there(&segment.path(TIME_INDEX))?;
             self.ends.push(SegmentEnd::default());
             return Ok(SegmentEnd::default());
         }
@@ -516,9 +533,14 @@ impl Scan {
             for suffix in [LOG, INDEX, TIME_INDEX, SNAPSHOT] {
                 let file = path.join(file_name(base, suffix));
                 if file.exists() {
-                    self.set_aside(&file, 0)?;
-                    fs::remove_file(&file)?;
+                    self.move_aside(&file)?;
                 }
+            }
+        }
+        for snapshot in std::mem::take(&mut self.damaged_snapshots) {
+            // That of a segment past the end has gone with it.
+            if snapshot.exists() {
+                self.move_aside(&snapshot)?;
             }
         }
         for (slot, end) in (from..).zip(std::mem::take(&mut self.ends)) {
@@ -571,6 +593,12 @@ impl Scan {
             segments,
             report: self.report,
         })
+    }
+
+    /// Sets all of `file` aside and removes it.
+    fn move_aside(&mut self, file: &Path) -> io::Result<()> {
+        self.set_aside(file, 0)?;
+        fs::remove_file(file)
     }
 
     /// Copies what `file` has from `position` on to a `*.cut` file beside it, unless it is zeros.

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::batch::HEADER_LEN;
+use crate::inspect::{PartitionDir, verify};
 use crate::records::batches;
 use crate::test_support::*;
 use crate::{
@@ -409,6 +410,69 @@ fn producers_are_remembered_over_any_stop() {
         }
         assert_eq!(append(&log, &from(80)).base_offset, Offset(80));
     }
+}
+
+/// One that is wanted, one past the recovery point that nobody reads, and one cut to nothing.
+#[test]
+fn a_damaged_producer_snapshot_is_moved_aside_and_the_producers_come_from_the_log() {
+    let from = |sequence| {
+        let mut builder = RecordsBuilder::new(Compression::None).producer(9, 0, sequence);
+        builder.push(5, None, Some(&[b'x'; 600]), &[]);
+        builder.build().unwrap()
+    };
+    let damage: [fn(&Path); 2] = [|path| flip(path, 3), |path| fs::write(path, []).unwrap()];
+    for (flushed, damage) in [80, 0].into_iter().flat_map(|at| damage.map(|d| (at, d))) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = open_dir(root.path());
+        let log = create(&dir, small_segments());
+        for at in 0..80 {
+            append(&log, &from(at));
+        }
+        log.flush().unwrap();
+        if flushed > 0 {
+            dir.write_checkpoints(&Checkpoint::new()).unwrap();
+        }
+        drop((dir, log));
+        let partition = root.path().join("data/orders-0");
+        let mut snapshots = files(&partition, ".snapshot");
+        snapshots.sort();
+        let damaged = snapshots.last().unwrap();
+        damage(damaged);
+        let bytes = fs::read(damaged).unwrap();
+
+        let dir = open_dir(root.path());
+        let loaded = load_one(&dir, small_segments());
+        assert!(!damaged.exists());
+        let aside = loaded.recovery.set_aside;
+        let kept: Vec<_> = aside.iter().map(|path| fs::read(path).unwrap()).collect();
+        match bytes.is_empty() {
+            true => assert!(kept.is_empty(), "there is nothing to keep"),
+            false => assert_eq!(kept, [bytes], "flushed up to {flushed}"),
+        }
+        assert!(append(&loaded.log, &from(79)).duplicate);
+        assert!(!append(&loaded.log, &from(80)).duplicate);
+        dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+        let report = verify(&PartitionDir::open(&partition).unwrap(), true).unwrap();
+        assert_eq!(report.faults, []);
+    }
+}
+
+#[test]
+fn a_segment_whose_bytes_are_gone_loses_its_indexes_too() {
+    let stopped = Stopped::killed(100, 0);
+    let last = stopped.segments().pop().unwrap();
+    assert!(
+        fs::metadata(last.with_extension("timeindex"))
+            .unwrap()
+            .len()
+            > 0
+    );
+    fs::write(&last, []).unwrap();
+    let (dir, loaded) = stopped.open();
+    append(&loaded.log, &sized_batch(1, 2, 700));
+    dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    let report = verify(&PartitionDir::open(&stopped.file(".")).unwrap(), true).unwrap();
+    assert_eq!(report.faults, []);
 }
 
 #[test]
