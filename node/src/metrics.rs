@@ -119,7 +119,7 @@ pub struct Recovery {
     pub logs: Gauge,
     /// Bytes checked because the last stop was not clean.
     pub scanned_bytes: Gauge,
-    /// Files with bytes that were moved aside as torn.
+    /// Files with bytes that were moved aside as torn or damaged.
     pub set_aside_files: Gauge,
     /// Logs that could not be opened.
     pub failed_logs: Gauge,
