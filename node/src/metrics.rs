@@ -5,14 +5,16 @@
 //! text, except that of an error, which is rare.
 //!
 //! Counters are incremented where things happen. Gauges of what is cheap to read (connections,
-//! partitions, free space) are set just before each scrape by whoever answers it.
+//! partitions, free space), and what another crate counts, are set just before each scrape by
+//! whoever answers it.
 
 mod latency;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kittiwake_storage::AppendedBytes;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -61,6 +63,8 @@ pub struct Metrics {
     pub partitions_under_replicated: Gauge,
     /// Partitions of the cluster without a leader.
     pub partitions_offline: Gauge,
+    /// Partitions here whose log could not be opened or created.
+    pub partitions_failed: Gauge,
     /// 1 while the data directory is usable, 0 once it is offline.
     pub log_dir_online: Gauge,
     /// Free bytes of the data directory's file system.
@@ -101,6 +105,15 @@ pub struct AppendBytes {
     pub map: Counter,
     /// Written by `pwrite`.
     pub pwrite: Counter,
+}
+
+impl AppendBytes {
+    /// Takes over what storage has counted. Two scrapes may do so in either order.
+    pub fn read(&self, appended: AppendedBytes) {
+        let AppendedBytes { map, pwrite } = appended;
+        self.map.inner().fetch_max(map, Ordering::Relaxed);
+        self.pwrite.inner().fetch_max(pwrite, Ordering::Relaxed);
+    }
 }
 
 /// Fetch slices by residency.
@@ -197,6 +210,10 @@ impl Metrics {
             partitions_offline: make.one(
                 "partitions_offline",
                 "Partitions of the cluster without a leader",
+            ),
+            partitions_failed: make.one(
+                "partitions_failed",
+                "Partitions of this node whose log could not be opened or created",
             ),
             log_dir_online: make.one("log_dir_online", "1 while the data directory is usable"),
             disk_free: make.one(

@@ -106,8 +106,12 @@ impl AppendFile {
         match self.mapping.get() {
             Some(mapping) if !bulk && end <= self.populated.load(Ordering::Acquire) => {
                 mapping.store(position(start), parts);
+                self.disk.count_map(len);
             }
-            _ => self.pwrite(parts, start)?,
+            _ => {
+                self.pwrite(parts, start)?;
+                self.disk.count_pwrite(len);
+            }
         }
         self.written.store(end, Ordering::Release);
         if !bulk {
@@ -373,6 +377,10 @@ mod tests {
         }
         assert!(file.mapping.get().is_some(), "the map has been used");
         file.trim(expected.len() as u64).unwrap();
+        let appended = disk.appended_bytes();
+        assert_eq!(appended.map + appended.pwrite, expected.len() as u64);
+        assert!(appended.map > 0, "the map has been used");
+        assert!(appended.pwrite >= 31 * 20_061, "bulk batches never are");
         let mut read = vec![0; expected.len()];
         file.file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == expected);

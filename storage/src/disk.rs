@@ -11,11 +11,22 @@ use crate::background::Background;
 use crate::open_segments::OpenSegments;
 use crate::populate::Populator;
 
+/// Bytes of batches appended since the start, by how they got into the page cache.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AppendedBytes {
+    /// Copied through the map of a segment.
+    pub map: u64,
+    /// Written by `pwritev`.
+    pub pwrite: u64,
+}
+
 /// The disk under a data directory.
 #[derive(Debug)]
 pub(crate) struct Disk {
     offline: OnceLock<String>,
     free_floor_bytes: AtomicU64,
+    appended_by_map: AtomicU64,
+    appended_by_pwrite: AtomicU64,
     populator: Populator,
     background: Background,
     open_segments: OpenSegments,
@@ -31,6 +42,8 @@ impl Disk {
         Ok(Arc::new(Self {
             offline: OnceLock::new(),
             free_floor_bytes: AtomicU64::new(free_floor_bytes),
+            appended_by_map: AtomicU64::new(0),
+            appended_by_pwrite: AtomicU64::new(0),
             populator: Populator::start()?,
             background: Background::start()?,
             open_segments: OpenSegments::new(open_segments_max),
@@ -70,6 +83,23 @@ impl Disk {
     /// Changes the floor.
     pub(crate) fn set_free_floor_bytes(&self, bytes: u64) {
         self.free_floor_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a batch that was copied through the map.
+    pub(crate) fn count_map(&self, bytes: u64) {
+        self.appended_by_map.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a batch that was written by `pwritev`.
+    pub(crate) fn count_pwrite(&self, bytes: u64) {
+        self.appended_by_pwrite.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn appended_bytes(&self) -> AppendedBytes {
+        AppendedBytes {
+            map: self.appended_by_map.load(Ordering::Relaxed),
+            pwrite: self.appended_by_pwrite.load(Ordering::Relaxed),
+        }
     }
 
     /// Ends the threads. What they would have done counts as not done.

@@ -100,6 +100,7 @@ pub use batch::{
 };
 pub use checkpoint::{Checkpoint, TopicPartition};
 pub use config::LogConfig;
+pub use disk::AppendedBytes;
 pub use file_slice::FileSlice;
 pub use flush::FlushError;
 pub use ids::{LeaderEpoch, Offset};

@@ -30,7 +30,7 @@ use crate::append_file::is_full;
 use crate::background::Job;
 use crate::checkpoint::{self, Checkpoint, TopicPartition};
 use crate::config::LogConfig;
-use crate::disk::Disk;
+use crate::disk::{AppendedBytes, Disk};
 use crate::flush::FlushError;
 use crate::log::Log;
 use crate::partition_metadata::{self, encode_id};
@@ -275,6 +275,12 @@ impl LogDir {
     #[must_use]
     pub fn segments_opened_total(&self) -> u64 {
         self.disk.open_segments().opened_total()
+    }
+
+    /// Bytes of batches appended since the start, by how they were written.
+    #[must_use]
+    pub fn appended_bytes(&self) -> AppendedBytes {
+        self.disk.appended_bytes()
     }
 
     /// All logs in use.

@@ -53,6 +53,10 @@ impl Monitor {
         let (under_replicated, offline) = in_trouble(&image, broker);
         metrics.partitions_under_replicated.set(under_replicated);
         metrics.partitions_offline.set(offline);
+        metrics
+            .partitions_failed
+            .set(signed(broker.partitions.failed_count()));
+        metrics.append.read(log_dir.appended_bytes());
         metrics.metadata_offset.set(signed(image.offset));
         metrics
             .metadata_reconciled_offset
