@@ -40,7 +40,7 @@ pub use error::ErrorCode;
 
 use bytes::Bytes;
 use kafka_wire::{KafkaMessage, KafkaRequest, RequestResponsePair, response_header_version};
-use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes, Uuid};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, StrBytes, Uuid};
 use kittiwake_raft::TopicId;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -74,6 +74,7 @@ pub struct Api {
     pub versions: RangeInclusive<i16>,
     /// First version with tagged fields.
     flexible_from: i16,
+    check: fn(i16, Bytes, usize) -> Result<(), CloseReason>,
     begin: fn(RequestContext, Admitted) -> Reply,
     #[cfg(test)]
     codec: tests::Codec,
@@ -105,6 +106,9 @@ macro_rules! apis {
             name: stringify!($module),
             versions: $versions,
             flexible_from: flexible_from::<kafka_wire::$request>(),
+            check: |version, body, len| {
+                decode_body::<kafka_wire::$request>(version, body, len, STRUCT_EXPANSION_MAX).map(drop)
+            },
             begin: |ctx, request| answer(ctx, request, $module::handle),
             #[cfg(test)]
             codec: tests::Codec::of::<kafka_wire::$request>(),
@@ -151,6 +155,10 @@ static RECORD_APIS: &[Api] = &[
         name: "produce",
         versions: 0..=13,
         flexible_from: flexible_from::<kafka_wire::ProduceRequest>(),
+        check: |version, body, len| {
+            decode_body::<kafka_wire::ProduceRequest>(version, body, len, PRODUCE_EXPANSION_MAX)
+                .map(drop)
+        },
         begin: produce::begin,
         #[cfg(test)]
         codec: tests::Codec::of::<kafka_wire::ProduceRequest>(),
@@ -160,6 +168,10 @@ static RECORD_APIS: &[Api] = &[
         name: "fetch",
         versions: 4..=18,
         flexible_from: flexible_from::<kafka_wire::FetchRequest>(),
+        check: |version, body, len| {
+            decode_body::<kafka_wire::FetchRequest>(version, body, len, STRUCT_EXPANSION_MAX)
+                .map(drop)
+        },
         begin: fetch::begin,
         #[cfg(test)]
         codec: tests::Codec::of::<kafka_wire::FetchRequest>(),
@@ -176,6 +188,25 @@ pub fn served() -> impl Iterator<Item = &'static Api> {
 
 fn find(key: i16) -> Option<&'static Api> {
     served().find(|api| api.key == key)
+}
+
+/// Whether requests of this API and version have tagged fields in their header. Unknown APIs have none.
+pub fn is_flexible(api_key: i16, api_version: i16) -> bool {
+    find(api_key).is_some_and(|api| api_version >= api.flexible_from)
+}
+
+/// Decodes a request's body within the limits it is served with, and no more; `None` when no such version is served.
+/// What fuzzing calls.
+///
+/// # Errors
+/// What the connection would be closed with.
+pub fn check(
+    header: &RequestHeader,
+    body: Bytes,
+    frame_len: usize,
+) -> Option<Result<(), CloseReason>> {
+    let api = find(header.api_key).filter(|api| api.versions.contains(&header.api_version))?;
+    Some((api.check)(header.api_version, body, frame_len))
 }
 
 /// Decoded structs take up to this many times the bytes they came in: a Metadata request of 2 MB retained 75 MB.
@@ -215,7 +246,7 @@ impl KafkaService {
 
 impl Service for KafkaService {
     fn is_flexible(&self, api_key: i16, api_version: i16) -> bool {
-        find(api_key).is_some_and(|api| api_version >= api.flexible_from)
+        is_flexible(api_key, api_version)
     }
 
     fn memory_for(&self, api_key: i16, frame_len: usize) -> usize {
@@ -274,30 +305,37 @@ fn close(reason: String) -> Reply {
     Reply::Close(CloseReason(reason))
 }
 
+fn decode<R: KafkaRequest>(request: &Admitted, expansion_max: usize) -> Result<R, CloseReason> {
+    let version = request.header.api_version;
+    decode_body(
+        version,
+        request.body.clone(),
+        request.frame_len,
+        expansion_max,
+    )
+}
+
 /// Decodes a body within limits. What follows the request is ignored, as Apache Kafka does: librdkafka 2.16 leaves three
 /// bytes behind a Metadata v13 for all topics.
-fn decode<R: KafkaRequest>(request: &Admitted, expansion_max: usize) -> Result<R, CloseReason> {
+fn decode_body<R: KafkaRequest>(
+    version: i16,
+    body: Bytes,
+    frame_len: usize,
+    expansion_max: usize,
+) -> Result<R, CloseReason> {
     let mut limits = DecodeLimits::default();
-    limits.max_frame_bytes = request.frame_len;
-    limits.max_bytes_bytes = request.frame_len;
+    limits.max_frame_bytes = frame_len;
+    limits.max_bytes_bytes = frame_len;
     limits.max_string_bytes = STRING_BYTES_MAX;
     limits.max_array_elements = ARRAY_ELEMENTS_MAX;
-    let version = ApiVersion::new(request.header.api_version);
-    let decoded = Decoder::new(request.body.clone(), limits)
-        .and_then(|mut decoder| <R as KafkaDecode>::decode(&mut decoder, version))
-        .map_err(|error| {
-            CloseReason(format!(
-                "{} v{}: {error}",
-                R::NAME,
-                request.header.api_version
-            ))
-        })?;
+    let decoded = Decoder::new(body, limits)
+        .and_then(|mut decoder| R::decode(&mut decoder, ApiVersion::new(version)))
+        .map_err(|error| CloseReason(format!("{} v{version}: {error}", R::NAME)))?;
     let retained = decoded.retained_size().heap_bytes();
-    if retained > request.frame_len.saturating_mul(expansion_max) + RETAINED_SLACK {
+    if retained > frame_len.saturating_mul(expansion_max) + RETAINED_SLACK {
         return Err(CloseReason(format!(
-            "{} of {} bytes decodes to {retained}",
-            R::NAME,
-            request.frame_len
+            "{} of {frame_len} bytes decodes to {retained}",
+            R::NAME
         )));
     }
     Ok(decoded)
@@ -363,7 +401,7 @@ mod tests {
     use super::*;
     use crate::node::Node;
     use crate::wire::send_plan::flatten;
-    use kafka_wire_core::{DecodeError, EncodeError};
+    use kafka_wire_core::{DecodeError, EncodeError, KafkaDecode};
 
     /// Encodes an API's default request and decodes its response, for any version.
     #[derive(Clone, Debug)]

@@ -84,22 +84,10 @@ pub async fn serve<S: Service>(
         close: None,
         last_progress: Instant::now(),
         deadline_check: Box::pin(sleep(check_every)),
-        decode_limits: header_limits(limits.frame_bytes_max),
+        decode_limits: frame::header_limits(limits.frame_bytes_max),
         admission,
     };
     connection.run(&shutdown).await
-}
-
-/// Limits for a request header: a client id and a few tags, whatever the frame's size.
-fn header_limits(frame_bytes_max: usize) -> DecodeLimits {
-    let mut limits = DecodeLimits::default();
-    limits.max_frame_bytes = frame_bytes_max;
-    limits.max_bytes_bytes = frame_bytes_max;
-    limits.max_string_bytes = i16::MAX as usize;
-    limits.max_tagged_fields = 16;
-    limits.max_tag_bytes = 4096;
-    limits.max_total_tag_bytes = 4096;
-    limits
 }
 
 /// A response that waits for its turn.

@@ -73,6 +73,18 @@ pub struct RequestHeader {
     pub client_id: Option<StrBytes>,
 }
 
+/// Limits for a request header: a client id and a few tags, whatever the frame's size.
+pub fn header_limits(frame_bytes_max: usize) -> DecodeLimits {
+    let mut limits = DecodeLimits::default();
+    limits.max_frame_bytes = frame_bytes_max;
+    limits.max_bytes_bytes = frame_bytes_max;
+    limits.max_string_bytes = i16::MAX as usize;
+    limits.max_tagged_fields = 16;
+    limits.max_tag_bytes = 4096;
+    limits.max_total_tag_bytes = 4096;
+    limits
+}
+
 /// Splits a frame into its header and its body, which shares the frame's memory.
 ///
 /// `flexible` says whether a version of an API has tagged fields; it is asked once, with the header's key and version.
