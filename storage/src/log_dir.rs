@@ -551,12 +551,9 @@ impl LogDir {
         let mut changed = false;
         for log in logs {
             let partition = log.partition();
-            let start = log.log_start_offset();
-            changed |= set(
-                &mut checkpoints.recovery_points,
-                partition,
-                log.flushed_offset(),
-            );
+            let flushed = log.flushed_offset();
+            let start = log.log_start_offset().min(flushed);
+            changed |= set(&mut checkpoints.recovery_points, partition, flushed);
             changed |= set(&mut checkpoints.log_starts, partition, start);
             if let Some(high_watermark) = high_watermarks.get(partition) {
                 changed |= set(&mut checkpoints.high_watermarks, partition, *high_watermark);

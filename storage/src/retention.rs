@@ -6,7 +6,9 @@
 //! 2. The log start is checkpointed (`LogDir::write_checkpoints`).
 //! 3. The files are renamed to `*.deleted`, and removed in the background after a delay.
 //!
-//! Nothing at or above the high watermark is ever removed.
+//! Nothing at or above the high watermark is ever removed, nor anything that is not durable: a flush
+//! would look for its files, and a log start above what survives a power loss would leave a gap in
+//! front of the next batch, which a later start takes for the end of the log.
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::Offset;
 use crate::background::Job;
 use crate::checkpoint;
 use crate::config::LogConfig;
+use crate::flush::FlushError;
 use crate::log::{AppendError, Log};
 use crate::read::ReadError;
 use crate::segment::Segment;
@@ -52,6 +55,9 @@ pub enum RetainError {
     /// The active segment had expired and could not be rolled.
     #[error(transparent)]
     Roll(#[from] AppendError),
+    /// What precedes the new log start could not be made durable.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
 }
 
 /// A segment as far as retention looks at it.
@@ -83,7 +89,7 @@ fn is_expired(
     }
     let by_size = config
         .retention_bytes
-        .is_some_and(|kept| total - oldest.bytes >= kept);
+        .is_some_and(|kept| total.saturating_sub(oldest.bytes) >= kept);
     let by_age = config
         .retention_ms
         .zip(oldest.newest_ms)
@@ -92,8 +98,8 @@ fn is_expired(
 }
 
 impl Log {
-    /// Applies retention as of `now_ms`, below `high_watermark`. Reads time indexes, so it may wait
-    /// for the disk.
+    /// Applies retention as of `now_ms`, below `high_watermark`. Reads time indexes and flushes, so it
+    /// may wait for the disk.
     ///
     /// # Errors
     /// [`RetainError`].
@@ -102,6 +108,9 @@ impl Log {
         let config = self.config();
         let mut retained = Retained::default();
         while let Some(oldest) = self.oldest_expired(&config, now_ms, high_watermark)? {
+            if oldest.next_base() > Some(self.flushed_offset()) {
+                self.flush_sealed()?;
+            }
             let bytes = oldest.size();
             if self.take_oldest(&oldest)? {
                 retained.segments += 1;
@@ -113,7 +122,7 @@ impl Log {
     }
 
     /// Moves the log start up to `offset` (DeleteRecords) and returns where it is now; it never
-    /// moves back. Whole segments below it go as in [`Self::retain`].
+    /// moves back. Whole segments below it go as in [`Self::retain`]. Waits for the disk.
     ///
     /// # Errors
     /// [`RetainError::OffsetOutOfRange`] when `offset` is above `high_watermark`.
@@ -128,6 +137,9 @@ impl Log {
                 offset,
                 high_watermark,
             });
+        }
+        if offset > self.flushed_offset() {
+            self.flush()?;
         }
         self.move_log_start(offset);
         loop {

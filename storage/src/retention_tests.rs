@@ -128,3 +128,42 @@ fn files_go_after_the_checkpoint_and_slices_outlive_them() {
     assert_eq!(log.log_start_offset(), Offset(60));
     assert_eq!(log.log_end_offset(), Offset(100));
 }
+
+#[test]
+fn a_segment_goes_only_after_it_is_durable() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let config = LogConfig {
+        retention_ms: Some(100),
+        ..small_segments()
+    };
+    let log = create(&dir, config);
+    append(&log, &batch(10, &[b"old"]));
+    // Expired while it was active, and never flushed.
+    assert_eq!(log.retain(1_000, Offset(1)).unwrap().segments, 1);
+    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    append(&log, &batch(1_000, &[b"new"]));
+    assert_eq!(
+        log.flush().unwrap(),
+        Offset(2),
+        "no flush looks for files that are gone"
+    );
+    assert!(dir.offline().is_none());
+}
+
+/// A log that ended below its start would go on with a gap, which a later start takes for its end.
+#[test]
+fn no_log_start_is_checkpointed_that_a_power_loss_could_leave_above_the_log_end() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, small_segments());
+    for at in 0..10 {
+        append(&log, &batch(at, &[b"x"]));
+    }
+    log.advance_log_start(Offset(10), Offset(10)).unwrap();
+    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    assert!(
+        log.flushed_offset() >= log.log_start_offset(),
+        "the checkpointed start survives, so what precedes it must"
+    );
+}
