@@ -13,8 +13,13 @@
 //! <data>/<...>.<uuid>-stray/               one that metadata does not know: kept for the operator
 //! ```
 
+mod checkpoints;
+mod identity;
+mod load;
+mod names;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,9 +27,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
+pub(crate) use self::checkpoints::RECOVERY_POINTS;
+use self::checkpoints::{Checkpoints, set};
+pub(crate) use self::identity::CLEAN_SHUTDOWN;
+pub use self::identity::LastStop;
+use self::identity::{claim, last_stop, lock};
+pub use self::load::{FailedLog, Loaded, LoadedLog};
+use self::names::{DELETE_SUFFIX, STRAY_SUFFIX, is_topic_name, renamed_directory};
 use crate::Offset;
 use crate::append_file::is_full;
 use crate::background::Job;
@@ -33,23 +44,9 @@ use crate::config::LogConfig;
 use crate::disk::{AppendedBytes, Disk};
 use crate::flush::FlushError;
 use crate::log::Log;
-use crate::partition_metadata::{self, encode_id};
-use crate::properties::{self, Properties};
-use crate::recovery::{Known, OpenError, Recovery};
-
-const LOCK: &str = ".lock";
-const META: &str = "meta.properties";
-const BOOT_ID: &str = ".kittiwake_boot_id";
-pub(crate) const CLEAN_SHUTDOWN: &str = ".kittiwake_clean_shutdown";
-pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
-const LOG_STARTS: &str = "log-start-offset-checkpoint";
-const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
-const DELETE_SUFFIX: &str = "-delete";
-const STRAY_SUFFIX: &str = "-stray";
-/// Longest name of a directory entry on Linux, bytes.
-const NAME_MAX: usize = 255;
-/// Longest topic name, as Kafka's.
-const TOPIC_MAX: usize = 249;
+use crate::partition_metadata;
+use crate::properties::Properties;
+use crate::recovery::{Known, OpenError};
 
 /// Who opens a directory, and how.
 #[derive(Clone, Debug)]
@@ -107,22 +104,6 @@ pub enum LogDirError {
     },
 }
 
-/// How the process that used the directory before has ended (DESIGN §5, registration).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LastStop {
-    /// The directory is new.
-    New,
-    /// Everything was flushed. `broker_epoch` is the one it was registered with.
-    Clean {
-        /// From the marker.
-        broker_epoch: i64,
-    },
-    /// Without a goodbye, but the machine has not restarted: what was appended is in the page cache.
-    Killed,
-    /// The machine restarted too: what was not flushed may be gone.
-    Lossy,
-}
-
 /// A directory of logs, locked by this process.
 #[derive(Debug)]
 pub struct LogDir {
@@ -135,47 +116,6 @@ pub struct LogDir {
     checkpoints: Mutex<Checkpoints>,
     /// Held for its lock.
     _lock: File,
-}
-
-/// What the three checkpoint files say.
-#[derive(Debug, Default)]
-struct Checkpoints {
-    recovery_points: Checkpoint,
-    log_starts: Checkpoint,
-    high_watermarks: Checkpoint,
-}
-
-/// A log that was found and opened.
-#[derive(Debug)]
-pub struct LoadedLog {
-    /// The log.
-    pub log: Arc<Log>,
-    /// What was done to it.
-    pub recovery: Recovery,
-    /// Its high watermark when it was last checkpointed, at most its log end.
-    pub high_watermark: Offset,
-}
-
-/// A log that was found and must not be used. Its directory is left as it is.
-#[derive(Debug)]
-pub struct FailedLog {
-    /// From the directory's name.
-    pub partition: TopicPartition,
-    /// The topic, where that can be read.
-    pub topic_id: Option<Uuid>,
-    /// The directory.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub reason: String,
-}
-
-/// What a start found.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// Logs in use from now on.
-    pub logs: Vec<LoadedLog>,
-    /// Logs that need a human, or another replica.
-    pub failed: Vec<FailedLog>,
 }
 
 /// Why a log was not created.
@@ -287,127 +227,6 @@ impl LogDir {
     #[must_use]
     pub fn logs(&self) -> Vec<Arc<Log>> {
         self.logs.lock().values().map(Arc::clone).collect()
-    }
-
-    /// Opens every log of the directory, on `threads` threads, with the settings `config_for` gives
-    /// for its name and topic id. Removes what was deleted before the stop; passes over strays.
-    ///
-    /// # Errors
-    /// Listing the directory. A log that cannot be opened is in [`Loaded::failed`].
-    pub fn load(
-        &self,
-        config_for: impl Fn(&TopicPartition, Uuid) -> LogConfig + Sync,
-        threads: usize,
-        now_ms: i64,
-    ) -> io::Result<Loaded> {
-        let found = self.partition_directories()?;
-        let next = AtomicUsize::new(0);
-        let loaded = Mutex::new(Loaded::default());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, found.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some((partition, path)) =
-                        found.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        match self.load_one(partition, path, &config_for, now_ms) {
-                            Ok(Some(log)) => loaded.lock().logs.push(log),
-                            Ok(None) => {}
-                            Err(failed) => loaded.lock().failed.push(failed),
-                        }
-                    }
-                });
-            }
-        });
-        let mut loaded = loaded.into_inner();
-        loaded
-            .logs
-            .sort_by(|a, b| a.log.partition().cmp(b.log.partition()));
-        loaded.failed.sort_by(|a, b| a.partition.cmp(&b.partition));
-        let known: Vec<_> = found.into_iter().map(|(partition, _)| partition).collect();
-        self.checkpoints
-            .lock()
-            .keep_only(|partition| known.contains(partition));
-        Ok(loaded)
-    }
-
-    fn load_one(
-        &self,
-        partition: &TopicPartition,
-        path: &Path,
-        config_for: &impl Fn(&TopicPartition, Uuid) -> LogConfig,
-        now_ms: i64,
-    ) -> Result<Option<LoadedLog>, FailedLog> {
-        let failed = |topic_id, reason: String| {
-            tracing::error!(%partition, path = %path.display(), reason, "a log cannot be used");
-            FailedLog {
-                partition: partition.clone(),
-                topic_id,
-                path: path.to_owned(),
-                reason,
-            }
-        };
-        let topic_id = match partition_metadata::read(path) {
-            Ok(Some(topic_id)) => topic_id,
-            Ok(None) if is_unfinished(path) => {
-                tracing::info!(%partition, "passing over a log whose creation was not finished");
-                return Ok(None);
-            }
-            Ok(None) => {
-                return Err(failed(
-                    None,
-                    "it holds records but no partition.metadata".into(),
-                ));
-            }
-            Err(error) => return Err(failed(None, error.to_string())),
-        };
-        let (recovery_point, log_start, high_watermark) = self.checkpoints.lock().get(partition);
-        let known = Known {
-            recovery_point,
-            log_start,
-            now_ms,
-        };
-        let config = config_for(partition, topic_id);
-        let opened = Log::open(
-            partition.clone(),
-            topic_id,
-            path.to_owned(),
-            Arc::clone(&self.disk),
-            config,
-            known,
-        );
-        let (log, recovery) = match opened {
-            Ok(opened) => opened,
-            Err(error @ (OpenError::Damaged { .. } | OpenError::Io(_))) => {
-                return Err(failed(Some(topic_id), error.to_string()));
-            }
-        };
-        if recovery.ended_by.is_some() || !recovery.set_aside.is_empty() {
-            tracing::warn!(%partition, reason = recovery.ended_by, set_aside = ?recovery.set_aside, end = %log.log_end_offset(), "recovered a log");
-        }
-        self.logs.lock().insert(partition.clone(), Arc::clone(&log));
-        let high_watermark = high_watermark.clamp(log.log_start_offset(), log.log_end_offset());
-        Ok(Some(LoadedLog {
-            log,
-            recovery,
-            high_watermark,
-        }))
-    }
-
-    fn partition_directories(&self) -> io::Result<Vec<(TopicPartition, PathBuf)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|_| entry.path().is_dir()) else {
-                continue;
-            };
-            if name.ends_with(DELETE_SUFFIX) {
-                self.remove_later(entry.path(), Duration::ZERO);
-            } else if let Some(partition) = parse_directory_name(name) {
-                found.push((partition, entry.path()));
-            }
-        }
-        Ok(found)
     }
 
     /// Creates the log of a partition. Its directory and topic id are durable when this returns.
@@ -614,161 +433,6 @@ impl Drop for LogDir {
     }
 }
 
-impl Checkpoints {
-    fn read(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            recovery_points: checkpoint::read(&path.join(RECOVERY_POINTS))?,
-            log_starts: checkpoint::read(&path.join(LOG_STARTS))?,
-            high_watermarks: checkpoint::read(&path.join(HIGH_WATERMARKS))?,
-        })
-    }
-
-    /// The log starts go first: files may only be removed once theirs is written.
-    fn write(&self, path: &Path) -> io::Result<()> {
-        checkpoint::write(&path.join(LOG_STARTS), &self.log_starts)?;
-        checkpoint::write(&path.join(RECOVERY_POINTS), &self.recovery_points)?;
-        checkpoint::write(&path.join(HIGH_WATERMARKS), &self.high_watermarks)
-    }
-
-    fn get(&self, partition: &TopicPartition) -> (Offset, Offset, Offset) {
-        let of = |checkpoint: &Checkpoint| checkpoint.get(partition).copied().unwrap_or_default();
-        (
-            of(&self.recovery_points),
-            of(&self.log_starts),
-            of(&self.high_watermarks),
-        )
-    }
-
-    fn mentions(&self, partition: &TopicPartition) -> bool {
-        self.all()
-            .iter()
-            .any(|checkpoint| checkpoint.contains_key(partition))
-    }
-
-    fn all(&self) -> [&Checkpoint; 3] {
-        [
-            &self.recovery_points,
-            &self.log_starts,
-            &self.high_watermarks,
-        ]
-    }
-
-    fn keep_only(&mut self, kept: impl Fn(&TopicPartition) -> bool) {
-        for checkpoint in [
-            &mut self.recovery_points,
-            &mut self.log_starts,
-            &mut self.high_watermarks,
-        ] {
-            checkpoint.retain(|partition, _| kept(partition));
-        }
-    }
-}
-
-fn set(checkpoint: &mut Checkpoint, partition: &TopicPartition, offset: Offset) -> bool {
-    checkpoint.insert(partition.clone(), offset) != Some(offset)
-}
-
-fn lock(path: &Path) -> Result<File, LogDirError> {
-    let failed = |source| LogDirError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path.join(LOCK))
-        .map_err(failed)?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(LogDirError::InUse(path.to_owned())),
-        Err(error) => Err(failed(error.into())),
-    }
-}
-
-/// Checks whose directory it is; an empty one becomes the caller's.
-fn claim(path: &Path, options: &LogDirOptions) -> Result<Properties, LogDirError> {
-    let failed = |source| LogDirError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = path.join(META);
-    let Some(meta) = Properties::read(&file).map_err(failed)? else {
-        if holds_partitions(path).map_err(failed)? {
-            return Err(LogDirError::Unclaimed(path.to_owned()));
-        }
-        let meta = Properties::new()
-            .with("cluster.id", &options.cluster_id)
-            .with("node.id", options.node_id)
-            .with("directory.id", encode_id(Uuid::new_v4()));
-        meta.write(&file).map_err(failed)?;
-        return Ok(meta);
-    };
-    if meta
-        .number::<i32>("version")
-        .is_none_or(|version| version > properties::VERSION)
-    {
-        return Err(LogDirError::NewerFormat {
-            path: path.to_owned(),
-            found: meta.get("version").unwrap_or("unknown").to_owned(),
-            known: properties::VERSION,
-        });
-    }
-    for (key, expected) in [
-        ("cluster.id", options.cluster_id.clone()),
-        ("node.id", options.node_id.to_string()),
-    ] {
-        if meta.get(key) != Some(&expected) {
-            return Err(LogDirError::Foreign {
-                path: path.to_owned(),
-                key,
-                found: meta.get(key).unwrap_or("nobody").to_owned(),
-                expected,
-            });
-        }
-    }
-    Ok(meta)
-}
-
-/// Reads how the last process ended and removes the marker, durably, before anything is appended.
-fn last_stop(path: &Path, boot_id: &str) -> io::Result<LastStop> {
-    let marker = path.join(CLEAN_SHUTDOWN);
-    let boot_file = path.join(BOOT_ID);
-    let clean = Properties::read(&marker)?.and_then(|marker| marker.number("broker.epoch"));
-    let last_boot = match fs::read_to_string(&boot_file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        result => Some(result?),
-    };
-    if marker.exists() {
-        fs::remove_file(&marker)?;
-        checkpoint::sync_directory(path)?;
-    }
-    if last_boot.as_deref().map(str::trim) != Some(boot_id) {
-        checkpoint::replace(&boot_file, format!("{boot_id}\n").as_bytes())?;
-    }
-    Ok(match (clean, last_boot) {
-        (Some(broker_epoch), _) => LastStop::Clean { broker_epoch },
-        (None, None) => LastStop::New,
-        (None, Some(last)) if last.trim() == boot_id => LastStop::Killed,
-        (None, Some(_)) => LastStop::Lossy,
-    })
-}
-
-fn holds_partitions(path: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.path().is_dir()
-            && name
-                .to_str()
-                .is_some_and(|name| parse_directory_name(name).is_some())
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Whether a directory without `partition.metadata` has never held a record.
 fn is_unfinished(path: &Path) -> bool {
     let Ok(entries) = fs::read_dir(path) else {
@@ -781,32 +445,4 @@ fn is_unfinished(path: &Path) -> bool {
             temporary || entry.metadata().is_ok_and(|metadata| metadata.len() == 0)
         })
     })
-}
-
-/// `orders-7` is partition 7 of `orders`; `a-1-2` is partition 2 of `a-1`.
-fn parse_directory_name(name: &str) -> Option<TopicPartition> {
-    let (topic, partition) = name.rsplit_once('-')?;
-    let number: i32 = partition.parse().ok()?;
-    let canonical = number >= 0 && number.to_string() == partition;
-    (canonical && is_topic_name(topic)).then(|| TopicPartition {
-        topic: topic.to_owned(),
-        partition: number,
-    })
-}
-
-/// Kafka's rule: a name can then be part of a path.
-fn is_topic_name(name: &str) -> bool {
-    (1..=TOPIC_MAX).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-/// A name of its own for a directory on its way out, cut to what a filesystem takes.
-fn renamed_directory(partition: &TopicPartition, suffix: &str) -> String {
-    let suffix = format!(".{}{suffix}", Uuid::new_v4().simple());
-    let mut name = partition.to_string();
-    name.truncate(NAME_MAX - suffix.len());
-    name + &suffix
 }
