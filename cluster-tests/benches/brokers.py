@@ -31,6 +31,7 @@ class Broker:
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory) / self.name
+        self.arguments = None
         self.process = None
         self.started_at = None
         self.bootstrap = None
@@ -42,15 +43,22 @@ class Broker:
     def __enter__(self):
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
-        command = self.command()
-        with open(self.directory / "log", "w") as log:
-            self.started_at = time.monotonic()
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory)
+        self.arguments = self.command()
+        self.start()
         return self
 
-    def __exit__(self, *_):
+    def start(self):
+        with open(self.directory / "log", "a") as log:
+            self.started_at = time.monotonic()
+            self.process = subprocess.Popen(self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory)
+
+    def kill(self):
+        """`kill -9`; the data stays for the next `start`."""
         self.process.kill()
         self.process.wait()
+
+    def __exit__(self, *_):
+        self.kill()
         shutil.rmtree(self.directory)
 
     @property

@@ -40,9 +40,10 @@ def resident_mib(pid):
         return int(re.search(r"VmRSS:\s+(\d+)", file.read()).group(1)) / 1024
 
 
-def create_topic(bootstrap, name, partitions=1):
+def create_topic(bootstrap, name, partitions=1, **config):
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    [created] = admin.create_topics([NewTopic(name, partitions, 1)], request_timeout=60).values()
+    config = {key.replace("_", "."): str(value) for key, value in config.items()}
+    [created] = admin.create_topics([NewTopic(name, partitions, 1, config=config)], request_timeout=60).values()
     created.result(timeout=60)
 
 
