@@ -6,14 +6,16 @@ use bytes::{Bytes, BytesMut};
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_wire::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
 use kafka_wire::{
     DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest,
-    KafkaRequest, OffsetCommitRequest, OffsetFetchRequest, OutboundFrameLimits,
+    KafkaRequest, OffsetCommitRequest, OffsetFetchRequest, OutboundFrameLimits, ProduceRequest,
     RequestResponsePair, SyncGroupRequest, encode_request, response_header_version_for,
 };
 use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode};
 use kittiwake::config;
+use kittiwake_storage::{Compression, RecordsBuilder};
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 const NOT_COORDINATOR: i16 = 16;
+const INVALID_TOPIC_EXCEPTION: i16 = 17;
 const MEMBER_ID_REQUIRED: i16 = 79;
 const TOPIC: &str = "__consumer_offsets";
 
@@ -37,6 +40,8 @@ impl Node {
         let text = format!(
             "\"node.id\" = 0\n\"cluster.id\" = \"groups-test\"\n\"cluster.voters\" = \"0@127.0.0.1:1\"\n\
              \"log.dirs\" = \"{}\"\n\"listeners\" = \"PLAINTEXT://127.0.0.1:0\"\n\
+             \"replication.listener\" = \"127.0.0.1:0\"\n\"grpc.listener\" = \"127.0.0.1:0\"\n\
+             \"http.listener\" = \"127.0.0.1:0\"\n\
              \"offsets.topic.num.partitions\" = 3\n\"group.initial.rebalance.delay.ms\" = 0\n",
             directory.display()
         );
@@ -188,5 +193,37 @@ async fn offsets_and_members_are_there_after_a_restart() {
     let described = node.call(5, &describe).await.groups.remove(0);
     assert_eq!(&*described.group_state, "Stable");
     assert_eq!(&*described.members[0].member_assignment, b"all of it");
+    node.stop().await;
+}
+
+/// One record that the coordinator cannot read would keep it from loading, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_cannot_write_where_groups_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::start(directory.path()).await;
+    let mut find = FindCoordinatorRequest::default();
+    find.coordinator_keys = vec!["g".into()];
+    node.call(4, &find).await;
+
+    let mut records = RecordsBuilder::new(Compression::None);
+    records.push(0, Some(b"no key of a group"), None, &[]);
+    let records = records.build().unwrap();
+    let mut produce = ProduceRequest::default();
+    produce.acks = 1;
+    let mut topic = TopicProduceData::default();
+    topic.name = TOPIC.into();
+    topic.partition_data = (0..3)
+        .map(|index| {
+            let mut partition = PartitionProduceData::default();
+            partition.index = index;
+            partition.records = Some(records.clone().into());
+            partition
+        })
+        .collect();
+    produce.topic_data = vec![topic];
+    let answered = node.call(9, &produce).await.responses.remove(0);
+    for partition in answered.partition_responses {
+        assert_eq!(partition.error_code, INVALID_TOPIC_EXCEPTION);
+    }
     node.stop().await;
 }

@@ -7,7 +7,8 @@
 //!
 //! A duplicate of an idempotent producer answers with its original offset. Topics are named by id from v13 on. Leaders
 //! that moved are named with their endpoints from v10 on (KIP-951). zstd needs v7. Transactions are not served:
-//! a transactional batch is INVALID_TXN_STATE.
+//! a transactional batch is INVALID_TXN_STATE. Internal topics take nothing from clients (INVALID_TOPIC_EXCEPTION): a
+//! record that their coordinator cannot read would keep it from loading.
 
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::produce_response::{
@@ -27,6 +28,7 @@ use super::{
     Admitted, ErrorCode, PRODUCE_EXPANSION_MAX, RequestContext, decode, respond, topic_id,
 };
 use crate::broker::now_ms;
+use crate::controller::topics::is_internal;
 use crate::partition::{Acks, AppendRefused, Partition};
 use crate::wire::frame::RequestHeader;
 use crate::wire::{CloseReason, Reply};
@@ -122,6 +124,10 @@ fn append_topic(
         } else {
             partitions.get(&topic.name, data.index)
         };
+        let found = found.and_then(|partition| match is_internal(partition.topic()) {
+            true => Err(ErrorCode::InvalidTopicException),
+            false => Ok(partition),
+        });
         let mut slot = PartitionProduceResponse::default();
         slot.index = data.index;
         match found {
