@@ -7,7 +7,8 @@
 use arc_swap::ArcSwap;
 use kittiwake_raft::TopicId;
 use kittiwake_storage::{
-    AppendError, Appended, BatchRules, LeaderEpoch, Log, Offset, RetainError, ValidBatch,
+    AppendError, Appended, BatchRules, FlushError, LeaderEpoch, Log, Offset, RetainError,
+    ValidBatch,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -329,8 +330,12 @@ impl Partition {
                         partition.carry_out(&mut leadership, &actions);
                     }
                 }
+                // What waits is acknowledged by a later flush: the next append asks for one, a retry included.
+                Err(error @ FlushError::DiskFull) => {
+                    error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log yet");
+                }
                 // The log directory is offline now: no write of this partition is ever acknowledged again.
-                Err(error) => {
+                Err(error @ FlushError::Offline(_)) => {
                     error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log");
                     partition.resign();
                 }
