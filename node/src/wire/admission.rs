@@ -81,6 +81,11 @@ impl Admission {
         &self.limits
     }
 
+    /// All the request memory there is, bytes. A request that may take more is never admitted.
+    pub fn request_memory_max(&self) -> usize {
+        self.memory_permits as usize * PERMIT_BYTES
+    }
+
     /// Waits until `bytes` of request memory are free and takes them; more than there is counts as all of it.
     pub async fn request_memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = permits_for(bytes).min(self.memory_permits);

@@ -6,7 +6,7 @@
 //! lets overlap (Produce): their order is fixed when they begin.
 //!
 //! **Limits.** The frame's size is checked before anything is sized by it; memory for a frame is taken from the node's
-//! request memory before it is buffered; a frame that stops arriving, a peer that stops taking, and an idle connection
+//! request memory before it is buffered, and is refused where it could take more than all of it; a frame that stops arriving, a peer that stops taking, and an idle connection
 //! each have a deadline; at most [`OVERLAP_MAX`] requests are in flight.
 
 use bytes::{BufMut, BytesMut};
@@ -16,6 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,6 +38,10 @@ const GATHER_BYTES_MAX: usize = 64 * 1024;
 /// Read buffer that a connection keeps between large frames; a larger one is given back at once.
 const KEPT_BUFFER_LEN_MAX: usize = 4 << 20;
 
+/// Slowest arrival of a frame that holds request memory, bytes per second, after the time that any frame may pause: a
+/// peer that trickles must not keep the memory from everyone else.
+const FRAME_BYTES_PER_SECOND_MIN: usize = 1 << 20;
+
 /// How a connection ended, where it was not its peer's wish.
 #[derive(Debug, Error)]
 pub enum ConnectionError {
@@ -49,8 +54,8 @@ pub enum ConnectionError {
     /// The service gave the connection up.
     #[error("{0}")]
     Closed(CloseReason),
-    /// A frame began and did not go on.
-    #[error("a request stopped arriving after {0} bytes")]
+    /// A frame began and did not go on, or not fast enough for the memory it holds.
+    #[error("a request stopped arriving, or all but stopped, after {0} bytes")]
     FrameDeadline(usize),
     /// Nothing was asked for `connections.max.idle.ms`.
     #[error("idle")]
@@ -105,8 +110,8 @@ struct Connection<S> {
     decode_limits: DecodeLimits,
     /// Bytes received and not yet taken; begins at a frame's size field.
     buffer: BytesMut,
-    /// Request memory taken for the frame at the front of the buffer.
-    memory: Option<OwnedSemaphorePermit>,
+    /// Request memory taken for the frame at the front of the buffer, and when that must have arrived.
+    memory: Option<(OwnedSemaphorePermit, Instant)>,
     /// Requests begun and not answered, oldest first.
     in_flight: VecDeque<InFlight>,
     /// API key of the requests in flight; all are of one.
@@ -177,6 +182,12 @@ impl<S: Service> Connection<S> {
                 return Ok(None);
             }
             let memory = self.service.memory_for(api_key, size);
+            if memory > self.admission.request_memory_max() {
+                self.close = Some(CloseReason(format!(
+                    "a request of {size} bytes may take {memory}, more than queued.max.request.bytes"
+                )));
+                return Ok(None);
+            }
             if memory > SMALL_FRAME_LEN && self.memory.is_none() {
                 return Ok(Some(memory));
             }
@@ -215,7 +226,7 @@ impl<S: Service> Connection<S> {
             header,
             body,
             frame_len: size,
-            memory: self.memory.take(),
+            memory: self.memory.take().map(|(permit, _)| permit),
         };
         let reply = self.service.call(&self.peer, request);
         match reply {
@@ -245,12 +256,15 @@ impl<S: Service> Connection<S> {
 
     /// Waits for the node to have memory for the frame at the front, no longer than a frame may take to arrive.
     async fn take_memory(&mut self, bytes: usize) -> Result<(), ConnectionError> {
+        let frame_len = self.next_frame()?.map_or(0, |(size, _)| size);
         let deadline = self.admission.limits().progress_max;
         let permit = tokio::time::timeout(deadline, self.admission.request_memory(bytes)).await;
         match permit {
             Ok(Some(permit)) => {
-                self.memory = Some(permit);
                 self.last_progress = Instant::now();
+                let arrival_max =
+                    deadline + Duration::from_secs((frame_len / FRAME_BYTES_PER_SECOND_MIN) as u64);
+                self.memory = Some((permit, self.last_progress + arrival_max));
                 Ok(())
             }
             Ok(None) | Err(_) => Err(ConnectionError::Closed(CloseReason(format!(
@@ -297,6 +311,9 @@ impl<S: Service> Connection<S> {
         let limits = self.admission.limits();
         let quiet = self.last_progress.elapsed();
         let check_every = limits.progress_max.min(limits.idle_max);
+        if matches!(self.memory, Some((_, due)) if Instant::now() >= due) {
+            return Err(ConnectionError::FrameDeadline(self.buffer.len()));
+        }
         if self.in_flight.is_empty() {
             if !self.buffer.is_empty() && quiet >= limits.progress_max {
                 return Err(ConnectionError::FrameDeadline(self.buffer.len()));
@@ -346,7 +363,6 @@ mod tests {
     use kafka_wire_core::Bytes;
     use parking_lot::Mutex;
     use prometheus_client::metrics::counter::Counter;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::sync::oneshot;
@@ -356,6 +372,8 @@ mod tests {
     const WAITING: i16 = 1;
     const SILENT: i16 = 2;
     const CLOSING: i16 = 3;
+    /// Takes a hundred times its bytes.
+    const EXPANDING: i16 = 4;
 
     /// Echoes the correlation id; requests of [`WAITING`] and [`OVERLAPPING`] with a body wait to be let go.
     #[derive(Default)]
@@ -374,8 +392,11 @@ mod tests {
             false
         }
 
-        fn memory_for(&self, _: i16, frame_len: usize) -> usize {
-            frame_len
+        fn memory_for(&self, api_key: i16, frame_len: usize) -> usize {
+            match api_key {
+                EXPANDING => frame_len * 100,
+                _ => frame_len,
+            }
         }
 
         fn may_overlap(&self, api_key: i16) -> bool {
@@ -584,6 +605,51 @@ mod tests {
         assert!(matches!(
             fixture.served.await.unwrap(),
             Err(ConnectionError::Idle)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_trickles_does_not_keep_its_memory() {
+        let mut fixture = connect(Limits {
+            progress_max: Duration::from_millis(100),
+            ..limits()
+        })
+        .await;
+        let frame = request(WAITING, 1, &[0; 100_000]);
+        let mut bytes = frame.chunks(1);
+        fixture
+            .client
+            .write_all(
+                &bytes
+                    .by_ref()
+                    .take(6)
+                    .flatten()
+                    .copied()
+                    .collect::<Vec<_>>(),
+            )
+            .await
+            .unwrap();
+        let mut pace = tokio::time::interval(Duration::from_millis(1));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut fixture.served => break ended.unwrap(),
+                _ = pace.tick() => {
+                    // The peer may have closed by now.
+                    let _ = fixture.client.write_all(bytes.next().expect("it goes on for 100 s")).await;
+                }
+            }
+        };
+        assert!(matches!(ended, Err(ConnectionError::FrameDeadline(_))));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_could_take_more_than_all_memory_is_refused_by_its_size() {
+        let mut fixture = connect(limits()).await;
+        let claimed = request(EXPANDING, 1, &[0; 50_000]);
+        fixture.client.write_all(&claimed[..6]).await.unwrap();
+        assert!(matches!(
+            fixture.served.await.unwrap(),
+            Err(ConnectionError::Closed(_))
         ));
     }
 }
