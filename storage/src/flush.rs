@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::io::Errno;
+
 use crate::Offset;
 use crate::append_file::is_full;
 use crate::checkpoint;
@@ -31,6 +33,10 @@ pub enum FlushError {
     /// returns.
     #[error("no space left in the log directory")]
     DiskFull,
+    /// No descriptor was left to open a file with (`ulimit -n`): nothing was asked of the disk, and it
+    /// is tried again.
+    #[error("too many open files")]
+    TooManyOpenFiles,
 }
 
 /// What failed, which decides whether it may be tried again.
@@ -113,6 +119,9 @@ impl Log {
         }
         work().map_err(|failure| match failure {
             Failure::SmallFile(error) if is_full(&error) => FlushError::DiskFull,
+            Failure::SmallFile(error) | Failure::Segment(error) if is_out_of_files(&error) => {
+                FlushError::TooManyOpenFiles
+            }
             Failure::SmallFile(error) | Failure::Segment(error) => {
                 self.disk.take_offline(&self.directory.read(), &error);
                 FlushError::Offline(error.to_string())
@@ -214,4 +223,33 @@ fn sync_active(files: &SegmentFiles) -> io::Result<()> {
         append.forget_populated();
     }
     Ok(())
+}
+
+/// Whether `error` is open(2)'s for want of descriptors; fsync(2) never fails so.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LogConfig;
+    use crate::test_support::{create, open_dir};
+
+    #[test]
+    fn want_of_descriptors_does_not_take_the_directory_offline() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = open_dir(root.path());
+        let log = create(&dir, LogConfig::default());
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            let failed = log.guarded(|| Err::<(), _>(Failure::Segment(errno.into())));
+            assert!(matches!(failed, Err(FlushError::TooManyOpenFiles)));
+        }
+        assert!(!dir.is_offline());
+        let failed = log.guarded(|| Err::<(), _>(Failure::Segment(Errno::IO.into())));
+        assert!(matches!(failed, Err(FlushError::Offline(_))));
+        assert!(dir.is_offline());
+    }
 }

@@ -42,7 +42,7 @@ use crate::background::Job;
 use crate::checkpoint::{self, Checkpoint, TopicPartition};
 use crate::config::LogConfig;
 use crate::disk::{AppendedBytes, Disk};
-use crate::flush::FlushError;
+use crate::flush::{FlushError, is_out_of_files};
 use crate::log::Log;
 use crate::partition_metadata;
 use crate::properties::Properties;
@@ -349,7 +349,7 @@ impl LogDir {
     /// last), then lets go of the files of removed segments. Waits for the disk.
     ///
     /// # Errors
-    /// The directory goes offline with the first failure, unless only room was missing.
+    /// The directory goes offline with the first failure, unless only room or descriptors were missing.
     pub fn write_checkpoints(&self, high_watermarks: &Checkpoint) -> Result<(), FlushError> {
         if let Some(reason) = self.offline() {
             return Err(FlushError::Offline(reason));
@@ -359,6 +359,9 @@ impl LogDir {
         written.map_err(|error| {
             if is_full(&error) {
                 return FlushError::DiskFull;
+            }
+            if is_out_of_files(&error) {
+                return FlushError::TooManyOpenFiles;
             }
             self.disk.take_offline(&self.path, &error);
             FlushError::Offline(error.to_string())

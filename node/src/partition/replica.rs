@@ -331,7 +331,7 @@ impl Partition {
                     }
                 }
                 // What waits is acknowledged by a later flush: the next append asks for one, a retry included.
-                Err(error @ FlushError::DiskFull) => {
+                Err(error @ (FlushError::DiskFull | FlushError::TooManyOpenFiles)) => {
                     error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log yet");
                 }
                 // The log directory is offline now: no write of this partition is ever acknowledged again.
