@@ -386,7 +386,7 @@ impl GroupCoordinator {
         }
         for cell in given_up {
             cell.unload(self.now());
-            tracing::info!(
+            tracing::debug!(
                 partition = cell.partition().index(),
                 "no longer coordinating its groups"
             );
