@@ -1,5 +1,6 @@
 //! Record bytes leave by `sendfile` only: by the node's own count, and by the system calls it makes.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -129,16 +130,29 @@ struct Sent {
 
 impl Sent {
     /// Reads strace's lines: `PID sendfile(12<TCP:[127.0.0.1:PORT->127.0.0.1:40000]>, 14</…/0.log>, [0] => [9], 9) = 9`.
+    /// A call that another thread's interrupted stands on two lines: `PID sendfile(12<…>, … <unfinished ...>`, and later
+    /// `PID <... sendfile resumed>[9], 9) = 9`.
     fn read(trace: &Path, port: u16) -> Result<Self> {
         let mut sent = Self::default();
         let local = format!("<TCP:[127.0.0.1:{port}->");
+        let mut unfinished = HashMap::new();
         for line in std::fs::read_to_string(trace)?.lines() {
+            let thread = line.split_whitespace().next().unwrap_or_default();
+            if line.ends_with("<unfinished ...>") {
+                unfinished.insert(thread.to_owned(), line.to_owned());
+                continue;
+            }
             let Some((call, result)) = line.rsplit_once(" = ") else {
                 continue;
             };
             let Ok(bytes) = result.split(' ').next().unwrap_or_default().parse::<u64>() else {
                 continue;
             };
+            let begun = call
+                .contains(" resumed>")
+                .then(|| unfinished.remove(thread))
+                .flatten();
+            let call = begun.as_deref().unwrap_or(call);
             let first = call.split(", ").next().unwrap_or_default();
             if first.contains(&local) {
                 if call.contains("sendfile") {

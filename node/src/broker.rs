@@ -4,6 +4,8 @@ use kittiwake_raft::{BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::fetch::SessionCache;
 use crate::config::BrokerConfig;
@@ -20,6 +22,9 @@ pub fn now_ms() -> i64 {
         .unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
+
+/// Look-ups on the blocking pool at once: each may unpack a batch, and the flushes of acknowledgements use the same pool.
+pub(crate) const LOOKUPS_MAX: usize = 16;
 
 /// What every API handler shares.
 #[derive(Debug)]
@@ -38,6 +43,10 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
+    /// Turns at looking offsets up on the blocking pool, so that look-ups cannot take all of its threads and memory.
+    pub lookups: Arc<Semaphore>,
+    /// Set when the node stops.
+    pub shutdown: CancellationToken,
     /// What it lets in.
     pub admission: Arc<Admission>,
     /// What it counts.
@@ -63,6 +72,21 @@ impl Broker {
     /// The latest image of the cluster.
     pub fn image(&self) -> Arc<ClusterImage> {
         self.quorum.image()
+    }
+
+    /// Runs a look-up that may read the disk on the blocking pool, in its turn; none if it died.
+    pub async fn look_up<T: Send + 'static>(
+        &self,
+        look_up: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        // Never closed. The turn lasts as long as the look-up, not only as long as somebody waits for it.
+        let turn = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+        let running = tokio::task::spawn_blocking(move || {
+            let found = look_up();
+            drop(turn);
+            found
+        });
+        running.await.ok()
     }
 
     /// The most record bytes one fetch returns (`fetch.max.bytes`).

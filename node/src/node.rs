@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use uuid::Uuid;
 use crate::admin;
 use crate::api::fetch::SessionCache;
 use crate::api::{self, KafkaService};
-use crate::broker::{Broker, now_ms};
+use crate::broker::{Broker, LOOKUPS_MAX, now_ms};
 use crate::config::BrokerConfig;
 use crate::config::address::HostPort;
 use crate::controller::producer_ids::ProducerIds;
@@ -69,7 +70,14 @@ pub async fn run(
     shutdown: CancellationToken,
     on_ready: impl FnOnce(&Bound) + Send,
 ) -> Result<()> {
-    let node = Node::start(Arc::new(config), shutdown.clone()).await?;
+    let node = tokio::select! {
+        started = Node::start(Arc::new(config), shutdown.clone()) => started?,
+        // Nothing is served yet and nothing was appended: the next start recovers what this one found.
+        () = shutdown.cancelled() => {
+            info!("stopped before it had started");
+            return Ok(());
+        }
+    };
     on_ready(&node.bound);
     info!(node = %node.broker.node_id, listeners = ?node.bound.kafka, "serving");
     tokio::select! {
@@ -126,6 +134,8 @@ impl Node {
             groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
             producer_ids: ProducerIds::new(config.node_id, quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            shutdown: shutdown.clone(),
             admission: admission(&config, &metrics),
             metrics,
             config: Arc::clone(&config),

@@ -87,6 +87,15 @@ pub enum AppendError {
     Closed,
 }
 
+/// No transaction is open.
+const NONE_UNSTABLE: i64 = i64::MAX;
+
+fn first_unstable(producers: &ProducerState) -> i64 {
+    producers
+        .first_unstable_offset()
+        .map_or(NONE_UNSTABLE, |offset| offset.0)
+}
+
 /// One partition's log. All methods may be called from any thread; those that may wait for the disk
 /// say so.
 #[derive(Debug)]
@@ -99,6 +108,8 @@ pub struct Log {
     pub(crate) config: ArcSwap<LogConfig>,
     pub(crate) log_start: AtomicI64,
     log_end: AtomicI64,
+    /// First offset of the oldest open transaction, or [`NONE_UNSTABLE`]: read for every fetch, so without the lock.
+    first_unstable: AtomicI64,
     pub(crate) flushed: AtomicI64,
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
     pub(crate) tail: Mutex<Tail>,
@@ -196,6 +207,7 @@ impl Log {
             config: ArcSwap::from_pointee(config),
             log_start: AtomicI64::new(recovered.log_start.0),
             log_end: AtomicI64::new(log_end.0),
+            first_unstable: AtomicI64::new(first_unstable(&recovered.producers)),
             flushed: AtomicI64::new(flushed.0),
             tail: Mutex::new(Tail::new(
                 active.base(),
@@ -290,7 +302,8 @@ impl Log {
     /// smaller of this and the high watermark.
     #[must_use]
     pub fn first_unstable_offset(&self) -> Option<Offset> {
-        self.writer.lock().producers.first_unstable_offset()
+        let unstable = self.first_unstable.load(Ordering::Acquire);
+        (unstable != NONE_UNSTABLE).then_some(Offset(unstable))
     }
 
     // ---- append ------------------------------------------------------------------------------
@@ -419,6 +432,8 @@ impl Log {
 
     /// Makes a batch that has been written visible. Runs under the writer lock, so in offset order.
     fn publish(&self, writer: &Writer, header: &BatchHeader, position: u64) {
+        self.first_unstable
+            .store(first_unstable(&writer.producers), Ordering::Release);
         writer.active.publish(position + header.size() as u64);
         self.tail
             .lock()

@@ -168,7 +168,8 @@ impl Log {
             let floor = files
                 .index
                 .lookup(upto + -1)?
-                .map_or(0, |entry| u64::from(entry.position));
+                .map_or(0, |entry| u64::from(entry.position))
+                .min(size);
             if floor >= start + budget.max(first.size) {
                 floor
             } else {

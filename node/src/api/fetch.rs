@@ -156,7 +156,12 @@ impl Fetch {
             if self.is_satisfied(&found) {
                 return self.finish(found, stopwatch);
             }
-            if timeout_at(deadline, waiter.woken()).await.is_err() {
+            let waited = tokio::select! {
+                waited = timeout_at(deadline, waiter.woken()) => waited.is_ok(),
+                // The node stops: what there is goes out now, so that the stop need not wait.
+                () = self.ctx.broker.shutdown.cancelled() => false,
+            };
+            if !waited {
                 drop(registrations);
                 let found = self.read_anywhere().await;
                 return self.finish(found, stopwatch);
@@ -170,10 +175,15 @@ impl Fetch {
             return found;
         }
         let fetch = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || fetch.read(Lane::Disk)).await {
-            Ok(Ok(found)) => found,
-            // `Lane::Disk` never asks for the disk; a lookup that panicked or a stopping runtime is our fault, not the client's.
-            Ok(Err(NeedsDisk)) | Err(_) => self.failed(ErrorCode::UnknownServerError),
+        match self
+            .ctx
+            .broker
+            .look_up(move || fetch.read(Lane::Disk))
+            .await
+        {
+            Some(Ok(found)) => found,
+            // `Lane::Disk` never asks for the disk; a look-up that died is our fault, not the client's.
+            Some(Err(NeedsDisk)) | None => self.failed(ErrorCode::UnknownServerError),
         }
     }
 

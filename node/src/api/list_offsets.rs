@@ -16,6 +16,7 @@ use std::sync::Arc;
 use tracing::error;
 
 use super::{ErrorCode, RequestContext};
+use crate::broker::Broker;
 use crate::partition::Partition;
 
 const READ_COMMITTED: i8 = 1;
@@ -44,7 +45,9 @@ pub(crate) async fn handle(
                 .partitions
                 .get(&topic.name, wanted.partition_index)
             {
-                Ok(partition) => look_up(partition, &wanted, version, read_committed).await,
+                Ok(partition) => {
+                    look_up(&ctx.broker, partition, &wanted, version, read_committed).await
+                }
                 Err(error) => Err(error),
             };
             answer
@@ -81,6 +84,7 @@ fn partition_response(
 }
 
 async fn look_up(
+    broker: &Broker,
     partition: Arc<Partition>,
     wanted: &ListOffsetsPartition,
     version: i16,
@@ -109,7 +113,7 @@ async fn look_up(
         }
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok(None),
         timestamp => {
-            let lookup = tokio::task::spawn_blocking(move || {
+            let found = broker.look_up(move || {
                 let log = partition.log();
                 let found = match timestamp {
                     MAX_TIMESTAMP => log.max_timestamp(),
@@ -120,7 +124,7 @@ async fn look_up(
                     ErrorCode::KafkaStorageError
                 })
             });
-            lookup.await.unwrap_or(Err(ErrorCode::UnknownServerError))
+            found.await.unwrap_or(Err(ErrorCode::UnknownServerError))
         }
     }
 }

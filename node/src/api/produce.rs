@@ -17,7 +17,7 @@ use kafka_wire::produce_response::{
 };
 use kafka_wire::{ProduceRequest, ProduceResponse};
 use kafka_wire_core::ApiVersion;
-use kittiwake_storage::{BatchError, Offset, validate};
+use kittiwake_storage::{BatchError, LeaderEpoch, Offset, validate};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ struct Waiting {
     topic: usize,
     position: usize,
     partition: Arc<Partition>,
-    epoch: kittiwake_storage::LeaderEpoch,
+    epoch: LeaderEpoch,
     end: Offset,
 }
 
@@ -133,8 +133,8 @@ fn append_topic(
         match found {
             Err(error) => fail(&mut slot, error),
             Ok(partition) => {
-                if let Some(end) = append(&partition, data, version, acks, &mut slot) {
-                    let epoch = partition.leader_epoch();
+                let uncommitted = append(&partition, data, version, acks, &mut slot);
+                if let Some((epoch, end)) = uncommitted {
                     waiting.push(Waiting {
                         topic: topic_index,
                         position,
@@ -152,14 +152,14 @@ fn append_topic(
     answer
 }
 
-/// Appends one partition's batch and fills its answer in; returns the offset that acks=all has still to wait for.
+/// Appends one partition's batch and fills its answer in; returns the epoch and offset that acks=all has still to wait for.
 fn append(
     partition: &Arc<Partition>,
     data: PartitionProduceData,
     version: i16,
     acks: Acks,
     slot: &mut PartitionProduceResponse,
-) -> Option<Offset> {
+) -> Option<(LeaderEpoch, Offset)> {
     let now_ms = now_ms();
     let mut rules = partition.batch_rules();
     rules.allow_zstd = version >= ZSTD_FROM;
@@ -177,12 +177,12 @@ fn append(
         return None;
     }
     match partition.append(&batch, acks, now_ms) {
-        Ok(appended) => {
+        Ok((appended, epoch)) => {
             slot.base_offset = appended.base_offset.0;
             slot.log_append_time_ms = appended.log_append_time_ms.unwrap_or(UNKNOWN);
             slot.log_start_offset = appended.log_start.0;
             let end = appended.last_offset + 1;
-            (acks == Acks::All && partition.high_watermark() < end).then_some(end)
+            (acks == Acks::All && partition.high_watermark() < end).then_some((epoch, end))
         }
         Err(refused) => {
             fail(slot, ErrorCode::from(&refused));

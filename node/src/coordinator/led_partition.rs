@@ -48,7 +48,7 @@ impl OffsetsPartition for LedPartition {
         let mut rules = self.partition.batch_rules();
         rules.origin = BatchOrigin::Coordinator;
         let valid = validate(batch, &rules, wall_ms).map_err(|error| self.invalid(&error))?;
-        let appended = self
+        let (appended, _) = self
             .partition
             .append(&valid, Acks::All, wall_ms)
             .map_err(|error| self.refused(&error))?;

@@ -7,11 +7,12 @@
 use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerId, ClusterImage, Topic, TopicId};
 use kittiwake_storage::{
-    Checkpoint, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset,
+    Checkpoint, CreateError, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset,
 };
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -24,6 +25,9 @@ use crate::config::{BrokerConfig, TopicConfig};
 
 /// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
 const CREATE_THREADS: usize = 16;
+
+/// Pause before logs that could not be created are tried again.
+const CREATE_RETRY: Duration = Duration::from_secs(5);
 
 /// Every partition this node holds.
 #[derive(Debug)]
@@ -63,7 +67,16 @@ struct LocalTopic {
 enum LocalPartition {
     Open(Arc<Partition>),
     /// Its log could not be opened or created; it is offline until the operator has seen to it.
-    Failed,
+    /// Its log is damaged; it is offline until the operator has seen to it.
+    Damaged,
+    /// Its log could not be created, for want of space or descriptors; it is tried again.
+    NotCreated,
+}
+
+/// Why a partition has no log.
+enum Unopened {
+    Damaged(String),
+    NotCreated(CreateError),
 }
 
 impl LocalTopic {
@@ -73,7 +86,9 @@ impl LocalTopic {
                 Ok(Arc::clone(partition))
             }
             Some(LocalPartition::Open(_)) => Err(ErrorCode::NotLeaderOrFollower),
-            Some(LocalPartition::Failed) => Err(ErrorCode::KafkaStorageError),
+            Some(LocalPartition::Damaged | LocalPartition::NotCreated) => {
+                Err(ErrorCode::KafkaStorageError)
+            }
             None if usize::try_from(index)
                 .is_ok_and(|index| index < self.image.partitions.len()) =>
             {
@@ -83,12 +98,18 @@ impl LocalTopic {
         }
     }
 
+    fn has_uncreated(&self) -> bool {
+        self.partitions
+            .values()
+            .any(|partition| matches!(partition, LocalPartition::NotCreated))
+    }
+
     fn open_partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
         self.partitions
             .values()
             .filter_map(|partition| match partition {
                 LocalPartition::Open(partition) => Some(partition),
-                LocalPartition::Failed => None,
+                LocalPartition::Damaged | LocalPartition::NotCreated => None,
             })
     }
 }
@@ -192,7 +213,7 @@ impl PartitionManager {
             .topics
             .values()
             .flat_map(|topic| topic.partitions.values());
-        all.filter(|partition| matches!(partition, LocalPartition::Failed))
+        all.filter(|partition| !matches!(partition, LocalPartition::Open(_)))
             .count()
     }
 
@@ -229,11 +250,18 @@ impl PartitionManager {
             if let Err(error) = reconciling.await {
                 error!(%error, "cannot bring partitions in step with the cluster image");
             }
+            let unfinished = self.has_uncreated();
             tokio::select! {
                 changed = images.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(CREATE_RETRY), if unfinished => {}
                 () = shutdown.cancelled() => return,
             }
         }
+    }
+
+    fn has_uncreated(&self) -> bool {
+        let registry = self.registry.read();
+        registry.topics.values().any(LocalTopic::has_uncreated)
     }
 
     /// Carries the difference between the image and what is here out. Blocks on the disk.
@@ -243,13 +271,13 @@ impl PartitionManager {
             [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
         let same_defaults = self.registry.read().broker_configs == broker_configs;
         for topic in image.topics() {
-            let known = self
+            let unchanged = self
                 .registry
                 .read()
                 .topics
                 .get(&topic.id)
-                .map(|local| Arc::clone(&local.image));
-            if !(same_defaults && known.is_some_and(|known| Arc::ptr_eq(&known, topic))) {
+                .is_some_and(|local| Arc::ptr_eq(&local.image, topic) && !local.has_uncreated());
+            if !(same_defaults && unchanged) {
                 self.reconcile_topic(image, topic);
             }
         }
@@ -316,11 +344,15 @@ impl PartitionManager {
                 partition.configure(settings);
             }
         }
+        let is_missing = |index: &i32| {
+            matches!(
+                partitions.get(index),
+                None | Some(LocalPartition::NotCreated)
+            )
+        };
         let missing: Vec<i32> = (0i32..)
             .zip(&topic.partitions)
-            .filter(|(index, image)| {
-                image.replicas.contains(&self.node_id) && !partitions.contains_key(index)
-            })
+            .filter(|(index, image)| image.replicas.contains(&self.node_id) && is_missing(index))
             .map(|(index, _)| index)
             .collect();
         partitions.extend(self.open_logs(topic, &config, settings, &missing));
@@ -391,9 +423,13 @@ impl PartitionManager {
                     );
                     LocalPartition::Open(Arc::new(partition))
                 }
-                Err(error) => {
-                    error!(topic = %name, partition = index, %error, "the partition is offline: no log");
-                    LocalPartition::Failed
+                Err(Unopened::Damaged(reason)) => {
+                    error!(topic = %name, partition = index, reason, "the partition is offline");
+                    LocalPartition::Damaged
+                }
+                Err(Unopened::NotCreated(error)) => {
+                    error!(topic = %name, partition = index, %error, "cannot create the log; trying again");
+                    LocalPartition::NotCreated
                 }
             };
             (index, opened)
@@ -424,14 +460,14 @@ impl PartitionManager {
         topic: &Topic,
         config: &TopicConfig,
         index: i32,
-    ) -> Result<(Arc<Log>, Offset), String> {
+    ) -> Result<(Arc<Log>, Offset), Unopened> {
         let claimed = self.unclaimed.lock().remove(&(topic.id, index));
         match claimed {
             Some(Found::Loaded(loaded)) => {
                 loaded.log.set_config(config.log_config());
                 Ok((loaded.log, loaded.high_watermark))
             }
-            Some(Found::Failed(failed)) => Err(failed.reason),
+            Some(Found::Failed(failed)) => Err(Unopened::Damaged(failed.reason)),
             None => {
                 let id = Uuid::from_bytes(*topic.id.as_bytes());
                 let created = self
@@ -439,7 +475,12 @@ impl PartitionManager {
                     .create_log(&topic.name, id, index, config.log_config());
                 created
                     .map(|log| (log, Offset::ZERO))
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| match error {
+                        CreateError::Exists(_) | CreateError::InvalidName(_) => {
+                            Unopened::Damaged(error.to_string())
+                        }
+                        CreateError::Offline(_) | CreateError::Io(_) => Unopened::NotCreated(error),
+                    })
             }
         }
     }

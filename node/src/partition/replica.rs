@@ -195,7 +195,7 @@ impl Partition {
     }
 
     /// Appends a batch of a client or coordinator and wakes what waits for it. Returns at once; with `acks` = all the
-    /// caller then waits with [`Partition::committed`].
+    /// caller then waits with [`Partition::committed`], in the epoch returned: any other would wait for other records.
     ///
     /// # Errors
     /// See [`AppendRefused`].
@@ -204,16 +204,17 @@ impl Partition {
         batch: &ValidBatch<'_>,
         acks: Acks,
         now_ms: i64,
-    ) -> Result<Appended, AppendRefused> {
+    ) -> Result<(Appended, LeaderEpoch), AppendRefused> {
         let mut leadership = self.leadership.lock();
         let leader = leadership.leader.as_mut().ok_or(AppendRefused::NotLeader)?;
         if acks == Acks::All && !leader.has_enough_replicas() {
             return Err(AppendRefused::NotEnoughReplicas);
         }
-        let appended = self.log.append(batch, leader.epoch(), now_ms)?;
+        let epoch = leader.epoch();
+        let appended = self.log.append(batch, epoch, now_ms)?;
         let actions = leader.step(Event::Appended(appended.last_offset + 1));
         self.carry_out(&mut leadership, &actions);
-        Ok(appended)
+        Ok((appended, epoch))
     }
 
     /// Waits until everything below `end` is committed, in `epoch`.

@@ -22,6 +22,9 @@ const FINAL_EPOCH: i32 = -1;
 /// "No session".
 pub(super) const NO_SESSION: i32 = 0;
 
+/// Partitions of one session; a consumer of more fetches without one. Bounds what sessions hold together.
+const PARTITIONS_MAX: usize = 10_000;
+
 /// A session idle for this long gives way to a new one (`min.incremental.fetch.session.eviction.ms`).
 pub(super) const EVICTION_MS: i64 = 120_000;
 
@@ -212,6 +215,11 @@ impl SessionCache {
                 for wanted in wanted(request) {
                     session.want(wanted);
                 }
+                if session.place.len() > PARTITIONS_MAX {
+                    // The client starts over with a full fetch, and gets no session for that.
+                    self.sessions.remove(&request.session_id);
+                    return Err(ErrorCode::FetchSessionIdNotFound);
+                }
                 Ok(FetchContext {
                     wanted: session.wanted(),
                     session_id: request.session_id,
@@ -257,6 +265,9 @@ impl SessionCache {
     }
 
     fn open(&mut self, wanted: &[Wanted], by_id: bool, now_ms: i64, fresh_id: i32) -> i32 {
+        if wanted.len() > PARTITIONS_MAX {
+            return NO_SESSION;
+        }
         if self.sessions.len() >= self.slots && !self.evict(now_ms) {
             return NO_SESSION;
         }
@@ -460,6 +471,17 @@ mod tests {
             );
             assert!(cache.begin(&request(77, 1, &[]), 12, 1, 0).is_err());
         }
+    }
+
+    #[test]
+    fn a_consumer_of_too_many_partitions_has_no_session() {
+        let mut cache = SessionCache::new(2);
+        let all: Vec<i32> = (0..=PARTITIONS_MAX as i32).collect();
+        assert_eq!(open(&mut cache, &all).session_id, NO_SESSION);
+        open(&mut cache, &all[1..]);
+        let grown = cache.begin(&request(77, 1, &[0]), 12, 1, 0);
+        assert_eq!(grown.unwrap_err(), ErrorCode::FetchSessionIdNotFound);
+        assert_eq!(cache.len(), 0);
     }
 
     #[test]
