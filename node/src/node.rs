@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -143,6 +143,7 @@ impl Node {
         let epoch = join_cluster(&broker, &sockets, &tasks, &shutdown).await?;
         let periods = Periods {
             retention: config.log_retention_check_interval_ms,
+            producer_expiry: config.producer_id_expiration_check_interval_ms,
             checkpoint: config.replica_high_watermark_checkpoint_interval_ms,
         };
         tasks.spawn(Arc::clone(&broker.groups).run(
@@ -173,19 +174,21 @@ impl Node {
     async fn stop(self) -> Result<()> {
         info!("stopping");
         self.shutdown.cancel();
-        let deadline = self.broker.config.kittiwake_shutdown_timeout_ms;
+        // What is left of the time is for flushing: the process ends as it is at the deadline.
+        let answering = self.broker.config.kittiwake_shutdown_timeout_ms / 2;
+        let deadline = Instant::now() + answering;
         self.tasks.close();
         self.connections.close();
-        if timeout(deadline, self.connections.wait()).await.is_err() {
+        if timeout_at(deadline, self.connections.wait()).await.is_err() {
             warn!(
                 open = self.connections.len(),
-                "connections are still open after {deadline:?}; they are cut"
+                "connections are still open after {answering:?}; they are cut"
             );
         }
-        if timeout(deadline, self.tasks.wait()).await.is_err() {
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             warn!(
                 running = self.tasks.len(),
-                "tasks are still running after {deadline:?}"
+                "tasks are still running after {answering:?}"
             );
         }
         let partitions = Arc::clone(&self.broker.partitions);
@@ -393,8 +396,12 @@ fn serve(
         hot_turns: metrics.fetch_slices.hot.clone(),
         cold_turns: metrics.fetch_slices.cold.clone(),
     };
-    let sender = Sender::new(counters, config.request_progress_timeout_ms)
-        .context("cannot open /dev/null")?;
+    let sender = Sender::new(
+        counters,
+        config.request_progress_timeout_ms,
+        config.kittiwake_cold_read_threads,
+    )
+    .context("cannot open /dev/null")?;
     let service = Arc::new(KafkaService::new(Arc::clone(broker)));
     let mut bound = Vec::new();
     for Socket {

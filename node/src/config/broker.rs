@@ -142,13 +142,9 @@ broker_keys! {
     "What clients are told to connect to, by listener name. Default: the listener's address, with this machine's host \
      name in place of a wildcard."
     "replication.listener" => replication_listener: HostPort = Some(":9142");
-    "Where the other nodes fetch from. Nothing else is served there."
-    "advertised.replication.listener" => advertised_replication_listener: Option<HostPort> = Some("");
-    "What the other nodes are told to fetch from. Default: as for advertised.listeners."
+    "Where the other nodes will fetch from. This version does not replicate and does not listen there."
     "grpc.listener" => grpc_listener: HostPort = Some(":9192");
     "Where the metadata quorum and the gRPC administration service listen."
-    "advertised.grpc.listener" => advertised_grpc_listener: Option<HostPort> = Some("");
-    "What the other nodes and administrators are told to connect to. Default: as for advertised.listeners."
     "http.listener" => http_listener: HostPort = Some(":9292");
     "Where /metrics, /livez and /readyz are served."
     "grpc.reflection.enable" => grpc_reflection_enable: bool = Some("false");
@@ -218,35 +214,24 @@ broker_keys! {
     // Logs
     "log.retention.check.interval.ms" => log_retention_check_interval_ms: Duration = Some("300000"), 1;
     "How often segments to delete are looked for."
-    "log.flush.offset.checkpoint.interval.ms" => log_flush_offset_checkpoint_interval_ms: Duration = Some("60000"), 1;
-    "How often recovery points are written; a restart after a crash checks what lies beyond them."
-    "log.flush.start.offset.checkpoint.interval.ms" => log_flush_start_offset_checkpoint_interval_ms: Duration = Some("60000"), 1;
-    "How often log start offsets are written."
     "replica.high.watermark.checkpoint.interval.ms" => replica_high_watermark_checkpoint_interval_ms: Duration = Some("5000"), 1;
-    "How often high watermarks are written."
+    "How often high watermarks, log start offsets and recovery points are written; a restart after a crash checks what \
+     lies beyond the recovery points."
     "num.recovery.threads.per.data.dir" => num_recovery_threads_per_data_dir: usize = Some("2"), 1..=1024;
     "Threads that recover logs at start and flush them at a stop."
     "kittiwake.disk.free.min.bytes" => kittiwake_disk_free_min_bytes: u64 = Some("67108864"), 0;
     "Free space below which writes are refused (and may be retried), so that metadata still has room."
 
-    // Replication and liveness
-    "replica.lag.time.max.ms" => replica_lag_time_max_ms: Duration = Some("10000"), 1;
-    "A follower that has not caught up for this long leaves the in-sync replicas."
-    "broker.session.timeout.ms" => broker_session_timeout_ms: Duration = Some("3000"), 1;
-    "A node not heard of for this long is fenced; a leader whose own heartbeats go unanswered for this long refuses \
-     writes."
-    "broker.heartbeat.interval.ms" => broker_heartbeat_interval_ms: Duration = Some("500"), 1;
-    "How often a node says that it is alive."
-
     // Process
     "kittiwake.worker.threads" => kittiwake_worker_threads: usize = Some("0"), 0..=1024;
     "Threads that serve connections; 0: one per processor."
     "kittiwake.cold.read.threads" => kittiwake_cold_read_threads: usize = Some("8"), 1..=1024;
-    "Threads that read from disk what is not in memory, so that nobody else waits for it."
+    "Reads at once from disk of what is not in memory, each on a thread that nobody else waits for."
     "kittiwake.shutdown.timeout.ms" => kittiwake_shutdown_timeout_ms: Duration = Some("30000"), 1;
-    "How long a planned stop may take before the process ends as it is."
-    "log.level" => log_level: String = Some("info");
-    "What is logged: error, warn, info, debug or trace, or per module as RUST_LOG, which goes first."
+    "How long a planned stop may take before the process ends as it is. Half of it is for requests in flight, the rest \
+     for flushing."
+    "log.level" => log_level: String = Some("info,openraft=warn");
+    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first."
     "log.format" => log_format: LogFormat = Some("text");
     "How it is logged, to standard error: text or json."
 }
@@ -326,23 +311,6 @@ impl BrokerConfig {
                 &format!("clients cannot connect to {address}"),
             );
         }
-        let advertised = [
-            (
-                "advertised.replication.listener",
-                &self.advertised_replication_listener,
-            ),
-            ("advertised.grpc.listener", &self.advertised_grpc_listener),
-        ];
-        for (key, address) in advertised {
-            let unusable = address
-                .as_ref()
-                .is_some_and(|address| address.is_wildcard() || address.port == 0);
-            refuse(
-                unusable,
-                key,
-                "other nodes cannot connect to a wildcard address or port 0",
-            );
-        }
         for (key, address) in self.shared_addresses() {
             refuse(true, key, &format!("{address} is used by another listener"));
         }
@@ -355,11 +323,6 @@ impl BrokerConfig {
             self.group_min_session_timeout_ms > self.group_max_session_timeout_ms,
             "group.min.session.timeout.ms",
             "it must be at most group.max.session.timeout.ms",
-        );
-        refuse(
-            self.broker_heartbeat_interval_ms * 2 > self.broker_session_timeout_ms,
-            "broker.heartbeat.interval.ms",
-            "it must be at most half of broker.session.timeout.ms, or one lost heartbeat fences the node",
         );
         found
     }

@@ -346,14 +346,14 @@ mod tests {
     fn keys_that_contradict_each_other_are_refused() {
         let text = format!(
             "{MINIMAL}listeners = 'A://:9,B://localhost:9'\nadvertised.listeners = 'X://a:1'\n\
-             group.min.session.timeout.ms = 2000000\nbroker.heartbeat.interval.ms = 2000\n"
+             group.min.session.timeout.ms = 2000000\nqueued.max.request.bytes = 2000\n"
         );
         let faults = faults(&text);
         for part in [
             "used by another listener",
             "no listener called X",
             "group.max.session",
-            "lost heartbeat",
+            "could never be read",
         ] {
             assert!(
                 faults.iter().any(|fault| fault.contains(part)),

@@ -132,7 +132,8 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         Kind::SomeOf(&["compact", "delete"]),
         "delete",
         "What happens to old segments. 'delete' removes them when retention.ms or retention.bytes is exceeded; \
-         'compact' keeps the last record of each key.",
+         'compact' is to keep the last record of each key. This version does not compact yet, and deletes nothing \
+         where 'delete' is not set.",
     ),
     key(
         "compression.type",

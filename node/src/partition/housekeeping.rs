@@ -1,6 +1,6 @@
 //! What partitions need from time to time: retention, rolling, producer expiry, checkpoints.
 //!
-//! One task and three periods for the whole node, on the blocking pool; a partition without anything to do costs a look.
+//! One task with a period for each kind of work in the whole node, on the blocking pool; a partition without anything to do costs a look.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +14,27 @@ use crate::broker::now_ms;
 /// How often each kind of work is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Periods {
-    /// Retention, rolling and producer expiry (`log.retention.check.interval.ms`).
+    /// Retention and rolling (`log.retention.check.interval.ms`).
     pub retention: Duration,
-    /// High watermarks and log starts to their checkpoint files (`replica.high.watermark.checkpoint.interval.ms`).
+    /// Producer expiry (`producer.id.expiration.check.interval.ms`).
+    pub producer_expiry: Duration,
+    /// The checkpoint files (`replica.high.watermark.checkpoint.interval.ms`).
     pub checkpoint: Duration,
 }
 
 /// Does the housekeeping until `shutdown`.
 pub async fn run(partitions: Arc<PartitionManager>, periods: Periods, shutdown: CancellationToken) {
     let mut retention = interval(periods.retention);
+    let mut producer_expiry = interval(periods.producer_expiry);
     let mut checkpoint = interval(periods.checkpoint);
+    producer_expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     retention.set_missed_tick_behavior(MissedTickBehavior::Delay);
     checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let partitions = Arc::clone(&partitions);
         let work = tokio::select! {
             _ = retention.tick() => tokio::task::spawn_blocking(move || retain(&partitions)),
+            _ = producer_expiry.tick() => tokio::task::spawn_blocking(move || expire_producers(&partitions)),
             _ = checkpoint.tick() => tokio::task::spawn_blocking(move || write_checkpoints(&partitions)),
             () = shutdown.cancelled() => return,
         };
@@ -39,11 +44,17 @@ pub async fn run(partitions: Arc<PartitionManager>, periods: Periods, shutdown: 
     }
 }
 
+fn expire_producers(partitions: &PartitionManager) {
+    let now_ms = now_ms();
+    for partition in partitions.all() {
+        partition.log().expire_producers(now_ms);
+    }
+}
+
 fn retain(partitions: &PartitionManager) {
     let now_ms = now_ms();
     for partition in partitions.all() {
         let log = partition.log();
-        log.expire_producers(now_ms);
         if let Err(error) = log.roll_if_due(now_ms) {
             error!(topic = partition.topic(), partition = partition.index(), %error, "cannot roll the log");
             continue;

@@ -436,7 +436,7 @@ mod tests {
         let (stream, address) = socket.accept().await.unwrap();
         let service = Arc::new(Echo::default());
         let shutdown = CancellationToken::new();
-        let sender = Sender::new(WireCounters::default(), limits.progress_max).unwrap();
+        let sender = Sender::new(WireCounters::default(), limits.progress_max, 1).unwrap();
         let peer = Arc::new(Peer {
             address,
             listener: "TEST".into(),

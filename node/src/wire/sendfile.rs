@@ -32,9 +32,6 @@ use super::send_plan::{Part, SendPlan};
 /// Most record bytes sent before the next residency probe.
 const TURN_BYTES: usize = 1 << 20;
 
-/// Cold turns read from disk at once; more would only queue at the device and hold threads.
-const COLD_READS_MAX: usize = 8;
-
 /// What is counted on the wire: bytes received, and bytes sent by the path they took and the lane each turn was in.
 #[derive(Clone, Debug, Default)]
 pub struct WireCounters {
@@ -59,14 +56,19 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that gives up on a peer which takes nothing for `progress_max`.
+    /// A sender that gives up on a peer which takes nothing for `progress_max`, and reads at most `cold_reads_max` turns
+    /// from disk at once (`kittiwake.cold.read.threads`): more would only queue at the device and hold threads.
     ///
     /// # Errors
     /// `/dev/null`, which cold pages are drawn through, cannot be opened.
-    pub fn new(counters: WireCounters, progress_max: Duration) -> io::Result<Self> {
+    pub fn new(
+        counters: WireCounters,
+        progress_max: Duration,
+        cold_reads_max: usize,
+    ) -> io::Result<Self> {
         Ok(Self {
             counters,
-            cold_lane: ColdLane::new()?,
+            cold_lane: ColdLane::new(cold_reads_max)?,
             progress_max,
         })
     }
@@ -282,10 +284,10 @@ struct ColdLane {
 }
 
 impl ColdLane {
-    fn new() -> io::Result<Self> {
+    fn new(reads_max: usize) -> io::Result<Self> {
         let sink = OpenOptions::new().write(true).open("/dev/null")?;
         Ok(Self {
-            reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
+            reads: Arc::new(Semaphore::new(reads_max)),
             sink: Arc::new(sink),
         })
     }

@@ -261,7 +261,7 @@ fn send_as_the_broker(file: &File, len: u64, chunk: usize, socket: TcpStream) ->
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let sender = PlanSender::new(counters.clone(), PROGRESS_MAX)?;
+        let sender = PlanSender::new(counters.clone(), PROGRESS_MAX, 1)?;
         let socket = tokio::net::TcpStream::from_std(socket)?;
         let mut at = 0;
         while at < len {
