@@ -16,7 +16,9 @@ use crate::broker::Broker;
 use crate::controller::Refusal;
 use crate::controller::configs::{self, Alteration, KeyChange, Operation};
 use crate::controller::topics::{self, GrowthSpec, TopicRef, TopicSpec, is_internal};
-use crate::coordinator::{GroupError, GroupListing, MemberDescription, OffsetDescription};
+use crate::coordinator::{
+    GroupError, GroupListing, MemberDescription, OFFSETS_TOPIC, OffsetDescription,
+};
 
 /// Administration of the cluster by way of this node.
 #[derive(Debug)]
@@ -29,6 +31,15 @@ type Answer<T> = Result<Response<T>, Status>;
 impl AdminService {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
         Self { broker }
+    }
+
+    /// The first group brings the offsets topic with it: before that there is no coordinator, and no group.
+    fn group_refused(&self, id: &str, error: GroupError) -> Status {
+        match error {
+            GroupError::GroupIdNotFound => unknown_group(id),
+            _ if self.broker.image().topic_by_name(OFFSETS_TOPIC).is_none() => unknown_group(id),
+            error => refused(error),
+        }
     }
 
     fn partition(
@@ -182,7 +193,7 @@ impl Admin for AdminService {
         &self,
         _: Request<proto::ListGroupsRequest>,
     ) -> Answer<proto::ListGroupsResponse> {
-        let groups = self.broker.groups.list().map_err(group_refused)?;
+        let groups = self.broker.groups.list().map_err(refused)?;
         let groups = groups.iter().map(group_summary).collect();
         Ok(Response::new(proto::ListGroupsResponse { groups }))
     }
@@ -197,13 +208,8 @@ impl Admin for AdminService {
             .groups
             .describe(&id)
             .await
-            .map_err(group_refused)?;
-        let group = described.ok_or_else(|| {
-            status(
-                ErrorCode::GroupIdNotFound,
-                format!("group '{id}' does not exist"),
-            )
-        })?;
+            .map_err(|error| self.group_refused(&id, error))?;
+        let group = described.ok_or_else(|| unknown_group(&id))?;
         let member = |member: &MemberDescription| proto::GroupMember {
             member_id: member.member_id.to_string(),
             instance_id: member.instance_id.as_deref().map(str::to_owned),
@@ -240,7 +246,7 @@ impl Admin for AdminService {
             .groups
             .delete(&id)
             .await
-            .map_err(group_refused)?;
+            .map_err(|error| self.group_refused(&id, error))?;
         Ok(Response::new(proto::DeleteGroupResponse {}))
     }
 }
@@ -261,8 +267,13 @@ fn narrow(replication_factor: i32) -> Result<i16, Status> {
     })
 }
 
-fn group_refused(error: GroupError) -> Status {
+fn refused(error: GroupError) -> Status {
     status(error.code(), error.to_string())
+}
+
+fn unknown_group(id: &str) -> Status {
+    let message = format!("group '{id}' does not exist");
+    status(ErrorCode::GroupIdNotFound, message)
 }
 
 fn group_summary(group: &GroupListing) -> proto::GroupSummary {

@@ -1,0 +1,123 @@
+//! The gRPC listener: health, reflection, and what an administrator is told.
+
+#![allow(clippy::unwrap_used)] // Clippy sees the helpers of an integration test as ordinary code.
+
+use kittiwake::config;
+use kittiwake_proto::kittiwake::admin::v1::admin_client::AdminClient;
+use kittiwake_proto::kittiwake::admin::v1::{DeleteGroupRequest, DescribeGroupRequest};
+use std::path::Path;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+const ADMIN: &str = "kittiwake.admin.v1.Admin";
+
+struct Node {
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+    channel: Channel,
+}
+
+impl Node {
+    async fn start(directory: &Path, reflection: bool) -> Self {
+        let text = format!(
+            "node.id = 0\ncluster.id = \"grpc-test\"\ncluster.voters = \"0@127.0.0.1:1\"\nlog.dirs = \"{}\"\n\
+             listeners = \"PLAINTEXT://127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\n\
+             http.listener = \"127.0.0.1:0\"\ngrpc.reflection.enable = {reflection}\n",
+            directory.display()
+        );
+        let config = config::load("test", &text, []).unwrap().config;
+        let shutdown = CancellationToken::new();
+        let (ready, bound) = oneshot::channel();
+        let running = tokio::spawn(kittiwake::run(config, shutdown.clone(), move |bound| {
+            ready.send(bound.grpc).unwrap();
+        }));
+        let address = format!("http://{}", bound.await.unwrap());
+        let channel = Channel::from_shared(address).unwrap();
+        Self {
+            shutdown,
+            running,
+            channel: channel.connect().await.unwrap(),
+        }
+    }
+
+    async fn services(&self) -> Result<Vec<String>, Status> {
+        let mut client = ServerReflectionClient::new(self.channel.clone());
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let answers = client
+            .server_reflection_info(tokio_stream::iter([request]))
+            .await?;
+        let answer = answers.into_inner().message().await?.unwrap();
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+            return Err(Status::internal("another answer"));
+        };
+        Ok(list.service.into_iter().map(|one| one.name).collect())
+    }
+
+    async fn stop(self) {
+        drop(self.channel);
+        self.shutdown.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_reflection_know_the_administration() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path(), true).await;
+    let mut health = HealthClient::new(node.channel.clone());
+    for service in ["", ADMIN] {
+        let service = service.to_owned();
+        let request = HealthCheckRequest { service };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+    let service = "no.such.Service".to_owned();
+    let unknown = health.check(HealthCheckRequest { service }).await;
+    assert_eq!(unknown.unwrap_err().code(), Code::NotFound);
+    let services = node.services().await.unwrap();
+    assert!(services.iter().any(|name| name == ADMIN), "{services:?}");
+    drop(health);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_is_off_unless_enabled() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path(), false).await;
+    let refused = node.services().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_unknown_also_before_the_first_group_of_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path(), false).await;
+    let mut admin = AdminClient::new(node.channel.clone());
+    let group_id = "nobody".to_owned();
+    let described = admin
+        .describe_group(DescribeGroupRequest {
+            group_id: group_id.clone(),
+        })
+        .await;
+    let deleted = admin.delete_group(DeleteGroupRequest { group_id }).await;
+    for refused in [described.unwrap_err(), deleted.unwrap_err()] {
+        assert_eq!(refused.code(), Code::NotFound);
+        assert_eq!(refused.message(), "group 'nobody' does not exist");
+    }
+    drop(admin);
+    node.stop().await;
+}
