@@ -196,13 +196,13 @@ fn announce(bound: &Bound, ready_file: Option<&Path>) {
         // Writing to a string does not fail.
         let _ = write!(line, " {name}={address}");
     }
-    // Whoever started the node may not listen.
-    let _ = writeln!(io::stdout(), "{line}");
     if let Some(path) = ready_file
         && let Err(error) = write_ready_file(path, bound)
     {
         warn!(%error, path = %path.display(), "the ready file cannot be written");
     }
+    // Whoever started the node may not listen. Who waits for the line finds the file.
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Complete or not there: written beside its place and renamed.
