@@ -481,7 +481,7 @@ mod tests {
         open(&mut cache, &all[1..]);
         let grown = cache.begin(&request(77, 1, &[0]), 12, 1, 0);
         assert_eq!(grown.unwrap_err(), ErrorCode::FetchSessionIdNotFound);
-        assert_eq!(cache.len(), 0);
+        assert!(cache.sessions.is_empty());
     }
 
     #[test]
