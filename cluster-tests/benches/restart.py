@@ -23,8 +23,8 @@ def unflushed_segment(broker, options):
 
 def sealed_segments(broker, options):
     """A segment a record."""
-    measure.create_topic(broker.bootstrap, "sealed", segment_bytes=1024, segment_index_bytes=12)
-    arguments = ["-P", "-b", broker.bootstrap, "-t", "sealed", "-p", "0", "-s", "900", "-c", str(options.segments), "-a", "-1", "-q"]
+    measure.create_topic(broker.bootstrap, "sealed", segment_bytes=4096)
+    arguments = ["-P", "-b", broker.bootstrap, "-t", "sealed", "-p", "0", "-s", "3900", "-c", str(options.segments), "-a", "-1", "-q"]
     measure.performance(options.tool, arguments + ["-X", "linger.ms=0", "-X", "batch.num.messages=1"])
 
 
