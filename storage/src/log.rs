@@ -170,12 +170,17 @@ impl Log {
         let recovered = recovery::recover(&directory, known)?;
         let report = recovered.report.clone();
         let flushed = known.recovery_point.min(recovered.log_end);
+        let sealed_unflushed = recovered.unflushed > 1;
         let log = Arc::new_cyclic(|this| {
             let this = Weak::clone(this);
             Self::new(
                 this, partition, topic_id, directory, disk, config, flushed, recovered,
             )
         });
+        if sealed_unflushed {
+            // Or the start after the next crash would check them once more, and with every crash more of them.
+            log.request_flush();
+        }
         Ok((log, report))
     }
 
