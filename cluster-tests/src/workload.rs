@@ -216,6 +216,10 @@ fn recording_producer(
         .context("a producer")
 }
 
+/// Records a producer sends per second at most: enough to be killed in the middle of, and few enough that a history of a
+/// hundred kills fits in memory.
+const RECORDS_PER_SECOND_MAX: u32 = 8_000;
+
 fn produce(
     client: &ThreadedProducer<RecordOutcome>,
     load: &Load,
@@ -224,6 +228,7 @@ fn produce(
     stop: &AtomicBool,
 ) -> Result<()> {
     let mut sequence = 0;
+    let began = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let value = Value { producer, sequence };
         let partition = i32::try_from(sequence % u64::try_from(load.partitions)?)?;
@@ -243,6 +248,10 @@ fn produce(
             Err((error, _)) => bail!("producer {producer}: {error}"),
         }
         sequence += 1;
+        let due = Duration::from_secs(sequence) / RECORDS_PER_SECOND_MAX;
+        if let Some(early) = due.checked_sub(began.elapsed()) {
+            std::thread::park_timeout(early);
+        }
     }
     client
         .flush(DRAIN_DEADLINE)
