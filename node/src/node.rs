@@ -182,7 +182,7 @@ impl Node {
         if timeout_at(deadline, self.connections.wait()).await.is_err() {
             warn!(
                 open = self.connections.len(),
-                "connections are still open after {answering:?}; they are cut"
+                "connections are still open after {answering:?}; they end with the process"
             );
         }
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
