@@ -2,8 +2,8 @@
 
 use kittiwake_raft::{BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
 use parking_lot::Mutex;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use crate::controller::producer_ids::ProducerIds;
 use crate::coordinator::GroupCoordinator;
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
+use crate::replication::sessions::ReplicaSessions;
 use crate::wire::admission::Admission;
 
 /// Milliseconds since 1970 by the wall clock, Kafka's time. Taken at the edge only: what decides is given the time.
@@ -21,6 +22,13 @@ pub fn now_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since the node started, by a clock that only goes forward: what deadlines and lags are measured with.
+pub fn uptime_ms() -> i64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    let uptime = STARTED.get_or_init(Instant::now).elapsed();
+    i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Look-ups on the blocking pool at once: each may unpack a batch, and the flushes of acknowledgements use the same pool.
@@ -43,6 +51,8 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
+    /// The fetch sessions of its followers.
+    pub replica_sessions: ReplicaSessions,
     /// Turns at looking offsets up on the blocking pool, so that look-ups cannot take all of its threads and memory.
     pub lookups: Arc<Semaphore>,
     /// Set when the node stops.

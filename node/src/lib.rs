@@ -16,6 +16,7 @@ pub mod http;
 pub mod metrics;
 mod node;
 pub mod partition;
+pub mod replication;
 pub mod wire;
 
 pub use node::{Bound, run};

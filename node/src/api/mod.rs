@@ -48,6 +48,7 @@ use tracing::error;
 
 use self::answered::{FirstError, Stopwatch};
 use crate::broker::Broker;
+use crate::config::address::REPLICATION_LISTENER;
 use crate::wire::frame::RequestHeader;
 use crate::wire::send_plan::SendPlan;
 use crate::wire::{CloseReason, Peer, Reply, Request, Service};
@@ -179,6 +180,7 @@ static RECORD_APIS: &[Api] = &[
 ];
 
 const PRODUCE_KEY: i16 = 0;
+const FETCH_KEY: i16 = 1;
 const API_VERSIONS_KEY: i16 = 18;
 
 /// All rows, by key.
@@ -256,8 +258,8 @@ impl Service for KafkaService {
         }
     }
 
-    fn may_overlap(&self, api_key: i16) -> bool {
-        api_key == PRODUCE_KEY
+    fn may_overlap(&self, peer: &Peer, api_key: i16) -> bool {
+        api_key == PRODUCE_KEY || (is_replication(peer) && api_key == FETCH_KEY)
     }
 
     fn call(&self, peer: &Arc<Peer>, request: Request) -> Reply {
@@ -270,6 +272,9 @@ impl Service for KafkaService {
         let Some(api) = find(header.api_key) else {
             return close(format!("unknown API key {}", header.api_key));
         };
+        if is_replication(peer) && ![FETCH_KEY, API_VERSIONS_KEY].contains(&api.key) {
+            return close(format!("{} on the replication listener", api.name));
+        }
         let stopwatch = Stopwatch::start(&self.broker.metrics, api.key);
         if !api.versions.contains(&header.api_version) {
             return match header.api_key {
@@ -299,6 +304,11 @@ impl Service for KafkaService {
             },
         )
     }
+}
+
+/// Whether the peer came in by the listener for followers.
+fn is_replication(peer: &Peer) -> bool {
+    *peer.listener == *REPLICATION_LISTENER
 }
 
 fn close(reason: String) -> Reply {

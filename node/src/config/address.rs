@@ -8,6 +8,9 @@ use kittiwake_raft::BrokerId;
 /// Name of a listener that is written without one.
 pub const DEFAULT_LISTENER_NAME: &str = "PLAINTEXT";
 
+/// Name of the listener that the other nodes fetch from.
+pub const REPLICATION_LISTENER: &str = "REPLICATION";
+
 /// A host and a port. An empty host is every interface; port 0, to listen on, is any free one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HostPort {

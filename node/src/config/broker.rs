@@ -142,7 +142,7 @@ broker_keys! {
     "What clients are told to connect to, by listener name. Default: the listener's address, with this machine's host \
      name in place of a wildcard."
     "replication.listener" => replication_listener: HostPort = Some(":9142");
-    "Where the other nodes will fetch from. This version does not replicate and does not listen there."
+    "Where the other nodes fetch from: the followers of the partitions that this node leads."
     "grpc.listener" => grpc_listener: HostPort = Some(":9192");
     "Where the metadata quorum and the gRPC administration service listen."
     "http.listener" => http_listener: HostPort = Some(":9292");
@@ -180,6 +180,18 @@ broker_keys! {
     "The most one fetch returns, whatever the client asks; one batch is always returned whole."
     "max.incremental.fetch.session.cache.slots" => max_incremental_fetch_session_cache_slots: usize = Some("1000"), 0..=1000000;
     "Incremental fetch sessions kept (KIP-227)."
+
+    // Replication
+    "replica.lag.time.max.ms" => replica_lag_time_max_ms: Duration = Some("10000"), 100;
+    "A live follower that has not had all records for this long leaves the in-sync replicas."
+    "replica.fetch.max.bytes" => replica_fetch_max_bytes: u32 = Some("1048576"), 1024..=1073741824;
+    "The most a follower fetches of one partition at once; one batch is always fetched whole."
+    "replica.fetch.response.max.bytes" => replica_fetch_response_max_bytes: u32 = Some("10485760"), 1024..=1073741824;
+    "The most a follower fetches from one leader at once; it is also the memory it receives into."
+    "replica.fetch.wait.max.ms" => replica_fetch_wait_max_ms: Duration = Some("500"), 1..=30000;
+    "How long a leader lets a follower's fetch wait for news."
+    "replica.socket.timeout.ms" => replica_socket_timeout_ms: Duration = Some("10000"), 100;
+    "A follower gives a connection up when its leader takes this much longer than a fetch may wait."
 
     // Groups
     "group.min.session.timeout.ms" => group_min_session_timeout_ms: i32 = Some("6000"), 1;
