@@ -29,6 +29,7 @@ use crate::api;
 use crate::api::fetch::SessionCache;
 use crate::broker::{Broker, LOOKUPS_MAX, now_ms};
 use crate::config::BrokerConfig;
+use crate::config::address::{GRPC_LISTENER, HostPort};
 use crate::controller::producer_ids::ProducerIds;
 use crate::controller::registration;
 use crate::coordinator::{GroupConfig, GroupCoordinator};
@@ -129,7 +130,7 @@ impl Node {
         let log_dir = Arc::new(open_log_dir(&config).await?);
         // The logs are read while the nodes find each other.
         let loading = load_logs(&config, &log_dir, &metrics);
-        let quorum = open_quorum(&config).await?;
+        let quorum = open_quorum(&config, &endpoints).await?;
         let (admin, gated, health) = grpc::gate().await;
         let services = grpc::Services {
             quorum: quorum.clone(),
@@ -306,7 +307,7 @@ fn report_recovery(loaded: &Loaded, metrics: &Metrics, took: Duration) {
     );
 }
 
-async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
+async fn open_quorum(config: &BrokerConfig, endpoints: &[Endpoint]) -> Result<MetadataQuorum> {
     let voters = config
         .cluster_voters
         .0
@@ -314,7 +315,18 @@ async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
         .map(|(id, address)| (*id, address.to_string()))
         .collect();
     let path: &Path = config.log_dirs.as_ref();
-    let options = QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
+    let mut options =
+        QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
+    if let Some(grpc) = endpoints
+        .iter()
+        .find(|endpoint| endpoint.listener == GRPC_LISTENER)
+    {
+        let address = HostPort {
+            host: grpc.host.clone(),
+            port: grpc.port,
+        };
+        options.advertised_address = address.to_string();
+    }
     MetadataQuorum::open(options)
         .await
         .context("cannot open the metadata log")
