@@ -23,6 +23,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use latency::Latency;
 
+use crate::replication::FetchCounters;
+
 /// One label, its name and value.
 type Label = [(&'static str, &'static str); 1];
 /// `api` and `error`.
@@ -47,6 +49,8 @@ pub struct Metrics {
     pub append: AppendBytes,
     /// Slices of fetch responses by residency.
     pub fetch_slices: FetchSlices,
+    /// Fetching from leaders.
+    pub fetching: FetchCounters,
     /// Connections accepted since the start.
     pub connections_accepted: Counter,
     /// Connections refused at a limit since the start.
@@ -194,6 +198,16 @@ impl Metrics {
             bytes_in: make.one("bytes_in", "Bytes of Kafka requests"),
             append: AppendBytes { map, pwrite },
             fetch_slices: FetchSlices { hot, cold },
+            fetching: FetchCounters {
+                fetches: make.one(
+                    "replica_fetches",
+                    "Fetches of this node's followers that leaders have answered",
+                ),
+                bytes: make.one(
+                    "replica_bytes_in",
+                    "Record bytes that this node's followers have received",
+                ),
+            },
             connections_accepted: make.one("connections_accepted", "Kafka connections accepted"),
             connections_refused: make.one(
                 "connections_refused",

@@ -22,7 +22,7 @@ use crate::coordinator::{
 
 /// Administration of the cluster by way of this node.
 #[derive(Debug)]
-pub(super) struct AdminService {
+pub(crate) struct AdminService {
     broker: Arc<Broker>,
 }
 
