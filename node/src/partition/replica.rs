@@ -255,7 +255,11 @@ impl Partition {
         if before > high_watermark || before < Offset::ZERO {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        self.log.advance_log_start(before, high_watermark).map_err(|error| match error {
+        let advanced = self.log.advance_log_start(before, high_watermark).and_then(|start| {
+            self.log.checkpoint_log_start()?;
+            Ok(start)
+        });
+        advanced.map_err(|error| match error {
             RetainError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
             error => {
                 error!(topic = %self.topic, partition = self.index, %error, "cannot delete records");
