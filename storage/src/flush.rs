@@ -107,6 +107,17 @@ impl Log {
         Ok(())
     }
 
+    /// Makes durable that the file of `segment` has been replaced, and its indexes.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    pub(crate) fn flush_replaced(&self, segment: &Segment) -> Result<(), FlushError> {
+        self.guarded(|| {
+            segment.sync().map_err(Failure::Segment)?;
+            self.sync_directory().map_err(Failure::Segment)
+        })
+    }
+
     /// Makes durable that the log starts where it does: no record below comes back after a crash
     /// (DeleteRecords). Waits for the disk; what else is to be removed waits for the next checkpoint.
     ///

@@ -88,6 +88,10 @@ mod time_index;
 mod truncation;
 
 #[cfg(test)]
+mod follower_append_tests;
+#[cfg(test)]
+mod follower_random_tests;
+#[cfg(test)]
 mod log_dir_tests;
 #[cfg(test)]
 mod log_tests;
@@ -97,6 +101,8 @@ mod recovery_tests;
 mod retention_tests;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod truncation_tests;
 
 pub use batch::{
     BatchError, BatchHeader, BatchOrigin, BatchRules, Compression, TimestampType, ValidBatch,

@@ -4,13 +4,24 @@
 //! Until that is durable the segment holds back the recovery point, so that a start looks at it and
 //! sees where it ends: *below the recovery point no file goes on after its segment's last batch*.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::Offset;
-use crate::append_file::is_full;
-use crate::flush::is_out_of_files;
+use crate::flush::FlushError;
 use crate::log::Log;
 use crate::segment::{Segment, SegmentError};
+
+/// Why nothing was given back.
+#[derive(Debug, thiserror::Error)]
+enum ReclaimError {
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+}
 
 impl Log {
     /// From where on the next start has to look at the log; at most [`Log::flushed_offset`].
@@ -26,26 +37,19 @@ impl Log {
         let _reclaiming = self.reclaiming.lock();
         let unreclaimed = self.unreclaimed.lock().clone();
         for segment in unreclaimed {
-            match self.reclaim_one(&segment) {
-                Ok(()) => {}
-                Err(SegmentError::Io(error)) if !is_full(&error) && !is_out_of_files(&error) => {
-                    self.disk.take_offline(&self.directory.read(), &error);
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(partition = %self.partition, base = %segment.base(), %error, "cannot give back what a truncation cut off");
-                }
+            // Nothing is lost: the old file is whole and in place until the new one is.
+            if let Err(error) = self.reclaim_one(&segment) {
+                tracing::warn!(partition = %self.partition, base = %segment.base(), %error, "cannot give back what a truncation cut off");
             }
         }
     }
 
-    fn reclaim_one(&self, segment: &Arc<Segment>) -> Result<(), SegmentError> {
+    fn reclaim_one(&self, segment: &Arc<Segment>) -> Result<(), ReclaimError> {
         if let Some(bytes) = segment.shrink(&self.disk)? {
             // Rebuilds the indexes, which went with the cut.
             segment.files(&self.disk)?;
             segment.times()?;
-            segment.sync()?;
-            self.sync_directory()?;
+            self.flush_replaced(segment)?;
             self.disk.step();
             tracing::info!(partition = %self.partition, base = %segment.base(), bytes, "gave back what a truncation cut off");
         }

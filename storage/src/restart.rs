@@ -15,13 +15,14 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::Offset;
 use crate::checkpoint;
 use crate::log::{Log, Writer};
 use crate::recovery::{LEADER_EPOCHS, remove_if_there, snapshots_in};
-use crate::segment::{SNAPSHOT, file_name};
+use crate::segment::{SNAPSHOT, Segment, file_name};
 use crate::truncation::TruncateError;
 
 /// Suffix of the file that says where the log starts over.
@@ -44,10 +45,11 @@ impl Log {
     /// The same, for who holds the locks.
     pub(crate) fn restart(&self, writer: &mut Writer, offset: Offset) -> Result<(), TruncateError> {
         let decision = self.directory.read().join(file_name(offset, RESTART));
-        File::create(&decision)
-            .and_then(|file| file.sync_all())
+        let decided = File::create(&decision).map_err(|error| self.unchanged(error))?;
+        decided
+            .sync_all()
             .and_then(|()| self.sync_directory())
-            .map_err(|error| self.unchanged(error))?;
+            .map_err(|error| self.half_done(&error))?;
         self.disk.step();
         let (start, end) = (self.log_start_offset(), self.log_end_offset());
         self.replace_files(offset)
@@ -82,7 +84,10 @@ impl Log {
         void_small_files(&self.directory.read())?;
         self.sync_directory()?;
         self.disk.step();
-        self.create_segment(offset)
+        Segment::create(Arc::clone(&self.directory), offset)?.sync()?;
+        self.sync_directory()?;
+        self.disk.step();
+        Ok(())
     }
 
     /// Checkpoints the start of a log that is empty now, and takes the decision back.

@@ -336,8 +336,11 @@ impl Segment {
         for suffix in [LOG, INDEX, TIME_INDEX] {
             match File::open(self.path(suffix)) {
                 Ok(file) => file.sync_data()?,
-                // The indexes of a segment that was never appended to do not exist.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && suffix != LOG => {}
+                // The indexes of a segment that was never appended to do not exist; what the log has let
+                // go of need not be durable.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && (suffix != LOG || self.is_retired()) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -527,14 +530,20 @@ impl Segment {
     /// # Errors
     /// `StorageFull` without room for the copy; read(2), write(2), fsync(2), rename(2).
     pub(crate) fn shrink(&self, disk: &Disk) -> io::Result<Option<u64>> {
-        let path = self.path(LOG);
-        let copy_path = with_suffix(&path, "tmp");
-        let source = match File::open(&path) {
-            Err(_) if self.is_retired() => return Ok(None),
-            source => source?,
+        // Held while names are used, not while bytes are copied: the partition may be deleted meanwhile.
+        let names = |directory: &Path| {
+            let path = directory.join(file_name(self.base, LOG));
+            (with_suffix(&path, "tmp"), path)
+        };
+        let (source, mut copy) = {
+            let directory = self.directory.read();
+            let (copy, path) = names(&directory);
+            if self.is_retired() {
+                return Ok(None);
+            }
+            (File::open(path)?, File::create(copy)?)
         };
         let before = source.metadata()?.len();
-        let mut copy = File::create(&copy_path)?;
         disk.reserve(&copy, self.size())?;
         let copied = io::copy(&mut source.take(self.size()), &mut copy)?;
         if copied < self.size() {
@@ -543,11 +552,13 @@ impl Segment {
         copy.sync_all()?;
         disk.step();
         let mut files = self.files.lock();
+        let directory = self.directory.read();
+        let (copy, path) = names(&directory);
         if self.is_retired() {
-            fs::remove_file(&copy_path)?;
+            fs::remove_file(copy)?;
             return Ok(None);
         }
-        fs::rename(&copy_path, &path)?;
+        fs::rename(copy, path)?;
         // Who reads next opens the copy.
         *files = None;
         Ok(Some(before - copied))

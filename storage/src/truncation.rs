@@ -90,13 +90,11 @@ impl Cut {
         &self.segments[self.slot + usize::from(self.position > 0)..]
     }
 
-    /// The segment that holds the last kept batch, and where that ends.
-    fn last_kept(&self) -> Option<(&Arc<Segment>, u64)> {
-        if self.position > 0 {
-            return Some((&self.segments[self.slot], self.position));
-        }
-        let before = &self.segments[self.slot.checked_sub(1)?];
-        Some((before, before.size()))
+    /// The segments that stay, and where the batches end in each that do.
+    fn kept(&self) -> impl Iterator<Item = (&Arc<Segment>, u64)> {
+        let whole = self.segments[..self.slot].iter();
+        let last = (self.position > 0).then(|| (&self.segments[self.slot], self.position));
+        whole.map(|segment| (segment, segment.size())).chain(last)
     }
 }
 
@@ -173,29 +171,35 @@ impl Log {
         Ok(found)
     }
 
-    /// The producers as of the cut: from the newest snapshot of the last segment that stays, and the
-    /// batches after it.
+    /// The producers as of the cut: from the newest snapshot before it and the batches after that. As a
+    /// rule that is one of the segment that is cut; those of segments that a crash kept from being flushed
+    /// are missing.
     fn producers_at(&self, writer: &Writer, cut: &Cut) -> Result<ProducerState, TruncateError> {
         let none = ProducerState::default();
-        let Some((segment, end)) = cut.last_kept().filter(|_| !writer.producers.is_empty()) else {
+        if writer.producers.is_empty() {
             return Ok(none);
-        };
-        let usable = segment.base()..=cut.offset;
+        }
+        let first = cut.segments[0].base();
         let (at, mut producers) = self
-            .newest_snapshot(writer, |at| usable.contains(&at))
+            .newest_snapshot(writer, |at| (first..=cut.offset).contains(&at))
             .map_err(ReadError::Io)?
-            .unwrap_or((segment.base(), none));
-        let files = segment.files(&self.disk)?;
-        let Some(first) = segment.locate(&files, at, end)? else {
-            return Ok(producers);
-        };
+            .unwrap_or((first, none));
         let now_ms = writer.producers.last_seen_ms();
-        let mut reader = HeaderReader::new(&files.log, first.position, end);
-        while let Some(bytes) = reader.header().map_err(ReadError::Io)? {
-            let header = BatchHeader::parse(&bytes)
-                .map_err(|error| TruncateError::Read(ReadError::Corrupt(error.to_string())))?;
-            producers.record(&header, now_ms);
-            reader.skip(header.size() as u64);
+        for (segment, end) in cut.kept() {
+            if segment.next_base().is_some_and(|next| next <= at) {
+                continue;
+            }
+            let files = segment.files(&self.disk)?;
+            let Some(from) = segment.locate(&files, at, end)? else {
+                continue;
+            };
+            let mut reader = HeaderReader::new(&files.log, from.position, end);
+            while let Some(bytes) = reader.header().map_err(ReadError::Io)? {
+                let header = BatchHeader::parse(&bytes)
+                    .map_err(|error| ReadError::Corrupt(error.to_string()))?;
+                producers.record(&header, now_ms);
+                reader.skip(header.size() as u64);
+            }
         }
         Ok(producers)
     }
@@ -247,19 +251,15 @@ impl Log {
                 .map_err(|error| self.half_done(&error))?;
             self.disk.step();
         }
-        self.create_segment(cut.offset).map_err(|error| {
-            if changed {
-                self.half_done(&error)
-            } else {
-                self.unchanged(error)
-            }
-        })
-    }
-
-    /// Creates the file of an empty segment, durably.
-    pub(crate) fn create_segment(&self, base: Offset) -> io::Result<()> {
-        Segment::create(Arc::clone(&self.directory), base)?.sync()?;
-        self.sync_directory()?;
+        let created = Segment::create(Arc::clone(&self.directory), cut.offset);
+        let created = created.map_err(|error| match changed {
+            true => self.half_done(&error),
+            false => self.unchanged(error),
+        })?;
+        created
+            .sync()
+            .and_then(|()| self.sync_directory())
+            .map_err(|error| self.half_done(&error))?;
         self.disk.step();
         Ok(())
     }
