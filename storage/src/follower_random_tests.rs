@@ -100,6 +100,8 @@ struct Run {
     held: Vec<(FileSlice, Vec<u8>)>,
     homes: u32,
     clock: i64,
+    /// A crash has brought back records whose deletion was not checkpointed, but not their epochs.
+    moved_back: bool,
 }
 
 #[test]
@@ -131,6 +133,7 @@ impl Run {
             held: Vec::new(),
             homes: 0,
             clock: 0,
+            moved_back: false,
         }
     }
 
@@ -292,6 +295,7 @@ impl Run {
         self.home = next;
         let start = self.log.log_start_offset();
         assert!(start == self.model.start || (!clean && start < self.model.start));
+        self.moved_back |= start < self.model.start;
         self.model.start = start;
     }
 
@@ -304,10 +308,14 @@ impl Run {
             read(log, model.start, model.end) == model.readable(),
             "{when}"
         );
-        // Of a log without records the last reign may be known or not.
         let mut epochs = log.epochs.lock().cache.clone();
+        let mut expected = model.epochs();
+        // Of a log without records the last reign may be known or not.
         epochs.truncate_from_end(model.end);
-        assert_eq!(epochs, model.epochs(), "{when}");
+        if let Some(first) = epochs.entries().first().filter(|_| self.moved_back) {
+            expected.truncate_from_start(first.start_offset);
+        }
+        assert_eq!(epochs, expected, "{when}");
         let entries = |state: &ProducerState| state.producers().collect::<Vec<_>>();
         let producers = entries(&log.writer.lock().producers);
         assert_eq!(producers, entries(&model.producers()), "{when}");

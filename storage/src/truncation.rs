@@ -112,13 +112,14 @@ impl Log {
         let mut writer = self.writer.lock();
         self.check_truncatable(&writer)?;
         let (start, end) = (self.log_start_offset(), self.log_end_offset());
+        let offset = offset.max(start);
         if offset >= end {
             // A reign of our own in which nothing was appended ends here too.
             let mut epochs = self.epochs.lock();
             epochs.dirty |= epochs.cache.truncate_from_end(end);
             return Ok(end);
         }
-        let cut = self.cut_at(offset.max(start))?;
+        let cut = self.cut_at(offset)?;
         if cut.offset < start {
             // The start lies inside a batch, which nobody may be given from its middle on.
             self.restart(&mut writer, start)?;
