@@ -465,7 +465,10 @@ impl Partition {
         if before > high_watermark || before < Offset::ZERO {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        let moved = self.log.advance_log_start(before, high_watermark);
+        let moved = self.log.advance_log_start(before, high_watermark).and_then(|start| {
+            self.log.checkpoint_log_start()?;
+            Ok(start)
+        });
         self.followers.announce(true);
         moved.map_err(|error| match error {
             RetainError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
