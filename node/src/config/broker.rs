@@ -168,7 +168,8 @@ broker_keys! {
     "num.partitions" => num_partitions: i32 = Some("1"), 1;
     "Partitions of a topic whose creator does not say."
     "default.replication.factor" => default_replication_factor: Option<i16> = Some(""), 1;
-    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes."
+    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes. Until so many nodes have \
+     registered, such topics are not created."
     "auto.create.topics.enable" => auto_create_topics_enable: bool = Some("true");
     "Whether a client's Metadata request may create the topics it names."
     "delete.topic.enable" => delete_topic_enable: bool = Some("true");
@@ -256,8 +257,9 @@ broker_keys! {
     "kittiwake.shutdown.timeout.ms" => kittiwake_shutdown_timeout_ms: Duration = Some("30000"), 1;
     "How long a planned stop may take before the process ends as it is. Half of it is for requests in flight, the rest \
      for flushing."
-    "log.level" => log_level: String = Some("info,openraft=warn");
-    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first."
+    "log.level" => log_level: String = Some("info,openraft=off");
+    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first. openraft tells \
+     of every heartbeat to a node that is down; what matters of it this node says itself."
     "log.format" => log_format: LogFormat = Some("text");
     "How it is logged, to standard error: text or json."
 }

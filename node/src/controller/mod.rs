@@ -6,6 +6,7 @@
 //! applies the command to a copy of the image.
 
 pub mod configs;
+pub(crate) mod fencing;
 pub mod liveness;
 pub mod placement;
 pub mod producer_ids;

@@ -28,6 +28,7 @@ use super::leader::{Action, Committed, Event, Leader, Reign};
 use super::readers::{Followers, Readers, Slot};
 use crate::api::ErrorCode;
 use crate::broker::uptime_ms;
+use crate::cluster::ControllerLease;
 use crate::config::topic::Durability;
 
 /// When a producer counts its records as written (`acks`).
@@ -145,6 +146,8 @@ pub struct Partition {
     readers: Readers,
     /// Sessions of followers that wait for the log end.
     followers: Followers,
+    /// Without a valid one this node may have been replaced, and does not know yet.
+    lease: Arc<ControllerLease>,
     isr_updates: Arc<IsrUpdates>,
     /// Whether a flush that acknowledgements wait for is under way.
     flushing: AtomicBool,
@@ -214,7 +217,7 @@ impl Partition {
         index: i32,
         (log, high_watermark): (Arc<Log>, Offset),
         settings: Settings,
-        isr_updates: Arc<IsrUpdates>,
+        (lease, isr_updates): (Arc<ControllerLease>, Arc<IsrUpdates>),
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.log_start_offset(), log.log_end_offset());
         Self {
@@ -228,6 +231,7 @@ impl Partition {
             standing: Mutex::default(),
             readers: Readers::default(),
             followers: Followers::default(),
+            lease,
             isr_updates,
             flushing: AtomicBool::new(false),
         }
@@ -340,6 +344,9 @@ impl Partition {
         epoch: Option<LeaderEpoch>,
         now_ms: i64,
     ) -> Result<(Appended, LeaderEpoch), AppendRefused> {
+        if !self.lease.is_valid() {
+            return Err(AppendRefused::NotLeader);
+        }
         let mut standing = self.standing.lock();
         let leader = standing.leader().ok_or(AppendRefused::NotLeader)?;
         if epoch.is_some_and(|epoch| epoch != leader.epoch()) {

@@ -57,13 +57,14 @@ impl fmt::Debug for FetcherPool {
 }
 
 impl FetcherPool {
-    /// A pool without fetchers; they run in `tasks`, on the runtime this is called from, until [`FetcherPool::stop`].
+    /// A pool without fetchers; they run in `tasks`, on the runtime this is called from, until `stop`.
     pub fn new(
         node_id: BrokerId,
         config: Arc<BrokerConfig>,
         quorum: MetadataQuorum,
         counters: FetchCounters,
         tasks: TaskTracker,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -71,17 +72,12 @@ impl FetcherPool {
                 config,
                 quorum,
                 counters,
-                stop: CancellationToken::new(),
+                stop,
             }),
             runtime: Handle::current(),
             tasks,
             assigned: Mutex::default(),
         }
-    }
-
-    /// Ends all fetching, now and for ever.
-    pub fn stop(&self) {
-        self.shared.stop.cancel();
     }
 
     fn inbox(&self, assigned: &mut Assigned, leader: BrokerId) -> Arc<Inbox> {
