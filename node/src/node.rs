@@ -1,8 +1,8 @@
 //! A node from start to stop.
 //!
-//! Start: lock the data directory, open the metadata log and the partition logs side by side, wait for the controller,
-//! register, bring partitions in step with the image, be unfenced, serve. Stop: the same backwards, the clean-shutdown
-//! marker last.
+//! Start: bind every socket, lock the data directory, open the metadata log and the partition logs side by side, answer the
+//! other nodes (gRPC), wait for the controller, register, bring partitions in step with the image, be unfenced, serve
+//! clients. Stop: the same backwards, the clean-shutdown marker and then the metadata quorum last.
 
 use anyhow::{Context, Result, anyhow};
 use kittiwake_raft::{
@@ -11,11 +11,11 @@ use kittiwake_raft::{
 };
 use kittiwake_storage::{Loaded, LogDir, LogDirOptions};
 use parking_lot::Mutex;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
@@ -25,21 +25,20 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::admin;
+use crate::api;
 use crate::api::fetch::SessionCache;
-use crate::api::{self, KafkaService};
 use crate::broker::{Broker, LOOKUPS_MAX, now_ms};
 use crate::config::BrokerConfig;
-use crate::config::address::HostPort;
 use crate::controller::producer_ids::ProducerIds;
-use crate::controller::registration;
+use crate::controller::{registration, upkeep};
 use crate::coordinator::{GroupConfig, GroupCoordinator};
+use crate::grpc;
 use crate::http::{self, Monitor};
+use crate::listeners::{KafkaListeners, Sockets};
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::partition::housekeeping::{self, Periods};
 use crate::wire::admission::{Admission, Limits};
-use crate::wire::listener::Listener;
-use crate::wire::sendfile::{Sender, WireCounters};
 
 /// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
 const CONTROLLER_WAIT: Duration = Duration::from_secs(10);
@@ -100,26 +99,58 @@ pub(crate) struct Node {
     /// Everything else.
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// The gRPC listener, which outlasts everything else: the quorum needs it until it has closed.
+    grpc: TaskTracker,
+    grpc_shutdown: CancellationToken,
 }
 
 impl Node {
     async fn start(config: Arc<BrokerConfig>, shutdown: CancellationToken) -> Result<Self> {
-        let sockets = bind(&config).await?;
-        let grpc = bind_one("grpc.listener", &config.grpc_listener).await?;
-        let http = bind_one("http.listener", &config.http_listener).await?;
+        let sockets = Sockets::bind(&config).await?;
+        let endpoints = sockets.endpoints(&config)?;
+        let bound = Bound {
+            kafka: sockets
+                .kafka
+                .iter()
+                .map(|socket| (socket.name.to_string(), socket.address))
+                .collect(),
+            grpc: sockets.grpc.address,
+            http: sockets.http.address,
+        };
         let metrics = Arc::new(Metrics::new(api::served().map(|api| (api.key, api.name))));
         let (connections, tasks) = (TaskTracker::new(), TaskTracker::new());
         let monitor = Arc::new(Monitor::new(Arc::clone(&metrics)));
-        let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         tasks.spawn(http::serve(
-            http,
+            sockets.http.socket,
             Arc::clone(&monitor) as _,
             connections.clone(),
             shutdown.clone(),
         ));
-        let (log_dir, loaded) = open_logs(&config, &metrics).await?;
-        let log_dir = Arc::new(log_dir);
+        let log_dir = Arc::new(open_log_dir(&config).await?);
+        // The logs are read while the nodes find each other.
+        let loading = load_logs(&config, &log_dir, &metrics);
         let quorum = open_quorum(&config).await?;
+        let (admin, gated, health) = grpc::gate().await;
+        let services = grpc::Services {
+            quorum: quorum.clone(),
+            admin: gated,
+            health,
+            reflection: config.grpc_reflection_enable,
+        };
+        let grpc_shutdown = CancellationToken::new();
+        let grpc = TaskTracker::new();
+        grpc.spawn(grpc::serve(
+            sockets.grpc.socket,
+            services,
+            grpc_shutdown.clone(),
+        ));
+        // Of a start that fails nothing stays behind.
+        let grpc_guard = grpc_shutdown.clone().drop_guard();
+        let known = async {
+            controller_known(&quorum).await;
+            Ok(())
+        };
+        let (loaded, ()) = tokio::try_join!(loading, known)?;
         let partitions = Arc::new(PartitionManager::new(
             config.node_id,
             Arc::clone(&config),
@@ -140,7 +171,10 @@ impl Node {
             metrics,
             config: Arc::clone(&config),
         });
-        let epoch = join_cluster(&broker, &sockets, &tasks, &shutdown).await?;
+        let listeners = KafkaListeners::new(&broker, &connections, &tasks)?;
+        // Before this node can lead anything: its followers come at once.
+        listeners.serve(sockets.replication, shutdown.clone());
+        let epoch = join_cluster(&broker, endpoints, &tasks, &shutdown).await?;
         let periods = Periods {
             retention: config.log_retention_check_interval_ms,
             producer_expiry: config.producer_id_expiration_check_interval_ms,
@@ -152,14 +186,13 @@ impl Node {
             shutdown.clone(),
         ));
         tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
-        let kafka = serve(&broker, sockets, &connections, &tasks, &shutdown)?;
-        tasks.spawn(admin::serve(grpc, Arc::clone(&broker), shutdown.clone()));
+        tasks.spawn(upkeep::run(Arc::clone(&broker), shutdown.clone()));
+        for socket in sockets.kafka {
+            listeners.serve(socket, shutdown.clone());
+        }
+        admin.open(admin::server(Arc::clone(&broker))).await;
         monitor.serving(Arc::clone(&broker));
-        let bound = Bound {
-            kafka,
-            grpc: grpc_address,
-            http: http_address,
-        };
+        grpc_guard.disarm();
         Ok(Self {
             broker,
             bound,
@@ -167,6 +200,8 @@ impl Node {
             connections,
             tasks,
             shutdown,
+            grpc,
+            grpc_shutdown,
         })
     }
 
@@ -201,48 +236,21 @@ impl Node {
         });
         let closed = closed.await.context("closing the logs")?;
         self.broker.quorum.shutdown().await;
+        self.grpc_shutdown.cancel();
+        self.grpc.close();
+        if timeout_at(deadline, self.grpc.wait()).await.is_err() {
+            info!("gRPC connections are still open; they end with the process");
+        }
         closed.context("the logs could not be closed cleanly; the next start recovers them")?;
         info!("stopped");
         Ok(())
     }
 }
 
-struct Socket {
-    name: Arc<str>,
-    socket: TcpListener,
-    address: SocketAddr,
-}
-
-async fn bind(config: &BrokerConfig) -> Result<Vec<Socket>> {
-    let mut sockets = Vec::new();
-    for listener in &config.listeners.0 {
-        let socket = TcpListener::bind(listener.address.bind_address())
-            .await
-            .with_context(|| {
-                format!(
-                    "listener {} cannot listen on {}",
-                    listener.name, listener.address
-                )
-            })?;
-        let address = socket.local_addr()?;
-        sockets.push(Socket {
-            name: listener.name.as_str().into(),
-            socket,
-            address,
-        });
-    }
-    Ok(sockets)
-}
-
-async fn bind_one(key: &str, address: &HostPort) -> Result<TcpListener> {
-    let bound = TcpListener::bind(address.bind_address()).await;
-    bound.with_context(|| format!("{key} cannot listen on {address}"))
-}
-
-async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result<(LogDir, Loaded)> {
-    let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
+/// Locks the data directory and checks whose it is.
+async fn open_log_dir(config: &Arc<BrokerConfig>) -> Result<LogDir> {
+    let config = Arc::clone(config);
     let opened = spawn_blocking(move || {
-        let begun = Instant::now();
         let options = LogDirOptions {
             cluster_id: config.cluster_id.to_string(),
             node_id: config.node_id.0,
@@ -250,8 +258,20 @@ async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result
             free_floor_bytes: config.kittiwake_disk_free_min_bytes,
             open_segments_max: OPEN_SEGMENTS_MAX,
         };
-        let path: &Path = config.log_dirs.as_ref();
-        let log_dir = LogDir::open(path, &options)?;
+        LogDir::open(&config.log_dirs, &options)
+    });
+    Ok(opened.await.context("opening the data directory")??)
+}
+
+/// Opens every log; begun at once, whether or not somebody waits for it yet.
+fn load_logs(
+    config: &Arc<BrokerConfig>,
+    log_dir: &Arc<LogDir>,
+    metrics: &Arc<Metrics>,
+) -> impl Future<Output = Result<Loaded>> + use<> {
+    let (config, log_dir, metrics) = (Arc::clone(config), Arc::clone(log_dir), Arc::clone(metrics));
+    let loading = spawn_blocking(move || {
+        let begun = Instant::now();
         // Until the image is known every log has the broker's defaults; claiming it sets its topic's.
         let defaults =
             crate::config::TopicConfig::resolve(&config, &Default::default()).log_config();
@@ -261,11 +281,11 @@ async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result
                 config.num_recovery_threads_per_data_dir,
                 now_ms(),
             )
-            .with_context(|| format!("cannot read {}", path.display()))?;
+            .with_context(|| format!("cannot read {}", log_dir.path().display()))?;
         report_recovery(&loaded, &metrics, begun.elapsed());
-        anyhow::Ok((log_dir, loaded))
+        anyhow::Ok(loaded)
     });
-    opened.await.context("opening the logs")?
+    async { loading.await.context("opening the logs")? }
 }
 
 fn report_recovery(loaded: &Loaded, metrics: &Metrics, took: Duration) {
@@ -296,9 +316,12 @@ async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
         .collect();
     let path: &Path = config.log_dirs.as_ref();
     let options = QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
-    let quorum = MetadataQuorum::open(options)
+    MetadataQuorum::open(options)
         .await
-        .context("cannot open the metadata log")?;
+        .context("cannot open the metadata log")
+}
+
+async fn controller_known(quorum: &MetadataQuorum) {
     while quorum
         .wait_for_leader(Instant::now() + CONTROLLER_WAIT)
         .await
@@ -306,13 +329,12 @@ async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
     {
         warn!("no controller yet: a majority of cluster.voters must be up");
     }
-    Ok(quorum)
 }
 
 /// Registers, brings partitions in step and lets the broker lead.
 async fn join_cluster(
     broker: &Arc<Broker>,
-    sockets: &[Socket],
+    endpoints: Vec<Endpoint>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Result<BrokerEpoch> {
@@ -322,22 +344,6 @@ async fn join_cluster(
         .context("meta.properties has the zero directory.id, which no directory has")?;
     let incarnation_id =
         IncarnationId::from_bytes(Uuid::new_v4().into_bytes()).context("a random id was zero")?;
-    let hostname = nix::unistd::gethostname()?.to_string_lossy().into_owned();
-    let port = |name: &str| {
-        sockets
-            .iter()
-            .find(|socket| &*socket.name == name)
-            .map_or(0, |socket| socket.address.port())
-    };
-    let endpoints = config
-        .advertised(port, &hostname)
-        .into_iter()
-        .map(|listener| Endpoint {
-            listener: listener.name,
-            host: listener.address.host,
-            port: listener.address.port,
-        })
-        .collect();
     let registration = RegisterBroker {
         broker: config.node_id,
         incarnation_id,
@@ -378,49 +384,6 @@ fn admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
         metrics.connections_accepted.clone(),
         metrics.connections_refused.clone(),
     )
-}
-
-fn serve(
-    broker: &Arc<Broker>,
-    sockets: Vec<Socket>,
-    connections: &TaskTracker,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> Result<Vec<(String, SocketAddr)>> {
-    let config = &broker.config;
-    let metrics = &broker.metrics;
-    let counters = WireCounters {
-        received_bytes: metrics.bytes_in.clone(),
-        sendfile_bytes: metrics.bytes_out.sendfile.clone(),
-        encoded_bytes: metrics.bytes_out.copy.clone(),
-        hot_turns: metrics.fetch_slices.hot.clone(),
-        cold_turns: metrics.fetch_slices.cold.clone(),
-    };
-    let sender = Sender::new(
-        counters,
-        config.request_progress_timeout_ms,
-        config.kittiwake_cold_read_threads,
-    )
-    .context("cannot open /dev/null")?;
-    let service = Arc::new(KafkaService::new(Arc::clone(broker)));
-    let mut bound = Vec::new();
-    for Socket {
-        name,
-        socket,
-        address,
-    } in sockets
-    {
-        bound.push((name.to_string(), address));
-        let listener = Listener {
-            socket,
-            name,
-            service: Arc::clone(&service),
-            sender: sender.clone(),
-            admission: Arc::clone(&broker.admission),
-        };
-        tasks.spawn(listener.run(connections.clone(), shutdown.clone()));
-    }
-    Ok(bound)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn config_file(directory: &Path, more: &str) -> PathBuf {
     let file = directory.join("kittiwake.toml");
     let text = format!(
         "node.id = 0\ncluster.id = \"process-test\"\ncluster.voters = \"0@127.0.0.1:1\"\nlog.dirs = \"{}\"\n\
-         listeners = \"PLAINTEXT://127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\nhttp.listener = \"127.0.0.1:0\"\n{more}",
+         listeners = \"PLAINTEXT://127.0.0.1:0\"\nreplication.listener = \"127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\nhttp.listener = \"127.0.0.1:0\"\n{more}",
         directory.join("data").display()
     );
     fs::write(&file, text).unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kittiwake_raft::BrokerId;
 
-use super::address::{HostPort, Listeners, NamedAddress, Voters};
+use super::address::{HostPort, Listeners, NamedAddress, RESERVED_LISTENER_NAMES, Voters};
 use super::kind::WireType;
 use super::topic::TopicDefaults;
 use super::value::{ClusterId, LogDirectory, LogFormat, Value, check};
@@ -142,13 +142,26 @@ broker_keys! {
     "What clients are told to connect to, by listener name. Default: the listener's address, with this machine's host \
      name in place of a wildcard."
     "replication.listener" => replication_listener: HostPort = Some(":9142");
-    "Where the other nodes will fetch from. This version does not replicate and does not listen there."
+    "Where the other nodes fetch from. It belongs on a network of trusted nodes."
+    "advertised.replication.listener" => advertised_replication_listener: Option<HostPort> = Some("");
+    "Where the other nodes are told to fetch from. Default: the listener's address, with this machine's host name in \
+     place of a wildcard."
     "grpc.listener" => grpc_listener: HostPort = Some(":9192");
-    "Where the metadata quorum and the gRPC administration service listen."
+    "Where the metadata quorum, the heartbeats of the nodes and the gRPC administration service listen."
+    "advertised.grpc.listener" => advertised_grpc_listener: Option<HostPort> = Some("");
+    "Where the other nodes are told that the gRPC listener is. Default: this node's address in cluster.voters, if it is \
+     there; else the listener's address, with this machine's host name in place of a wildcard."
     "http.listener" => http_listener: HostPort = Some(":9292");
     "Where /metrics, /livez and /readyz are served."
     "grpc.reflection.enable" => grpc_reflection_enable: bool = Some("false");
     "Whether the gRPC listener describes its services to whoever asks (grpcurl)."
+
+    // Cluster membership
+    "broker.heartbeat.interval.ms" => broker_heartbeat_interval_ms: Duration = Some("500"), 1;
+    "How often this node tells the voters that it lives; less than a third of broker.session.timeout.ms."
+    "broker.session.timeout.ms" => broker_session_timeout_ms: Duration = Some("3000"), 100..=3600000;
+    "A node that is not heard for this long is fenced and its leaderships move. The same on every node: a node that no \
+     controller has answered for two thirds of it refuses writes."
 
     // Topics
     "num.partitions" => num_partitions: i32 = Some("1"), 1;
@@ -292,6 +305,26 @@ impl BrokerConfig {
         self.listeners.0.iter().map(named).collect()
     }
 
+    /// Where the other nodes are told to fetch from.
+    pub fn advertised_replication(&self, bound_port: u16, hostname: &str) -> HostPort {
+        self.advertised_replication_listener
+            .clone()
+            .unwrap_or_else(|| self.replication_listener.reachable_at(bound_port, hostname))
+    }
+
+    /// Where the other nodes are told that the gRPC listener is.
+    pub fn advertised_grpc(&self, bound_port: u16, hostname: &str) -> HostPort {
+        let voter = || {
+            let voters = &self.cluster_voters.0;
+            let own = voters.iter().find(|(id, _)| *id == self.node_id);
+            own.map(|(_, address)| address.clone())
+        };
+        self.advertised_grpc_listener
+            .clone()
+            .or_else(voter)
+            .unwrap_or_else(|| self.grpc_listener.reachable_at(bound_port, hostname))
+    }
+
     /// Rules between keys: reported as (key, reason).
     pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
@@ -320,6 +353,35 @@ impl BrokerConfig {
                 &format!("clients cannot connect to {address}"),
             );
         }
+        for name in self.listeners.names() {
+            let reserved = RESERVED_LISTENER_NAMES.contains(&name);
+            refuse(
+                reserved,
+                "listeners",
+                &format!("{name} is the name of a listener between nodes"),
+            );
+        }
+        for (key, advertised) in [
+            (
+                "advertised.replication.listener",
+                &self.advertised_replication_listener,
+            ),
+            ("advertised.grpc.listener", &self.advertised_grpc_listener),
+        ] {
+            if let Some(address) = advertised {
+                let usable = !address.is_wildcard() && address.port != 0;
+                refuse(
+                    !usable,
+                    key,
+                    &format!("the other nodes cannot connect to {address}"),
+                );
+            }
+        }
+        refuse(
+            self.broker_heartbeat_interval_ms * 3 >= self.broker_session_timeout_ms,
+            "broker.heartbeat.interval.ms",
+            "it must be less than a third of broker.session.timeout.ms",
+        );
         for (key, address) in self.shared_addresses() {
             refuse(true, key, &format!("{address} is used by another listener"));
         }
@@ -410,6 +472,51 @@ mod tests {
         assert_eq!(
             told,
             ["A://gull:4711", "B://127.0.0.1:4711", "C://outside:99"]
+        );
+    }
+
+    #[test]
+    fn nodes_are_told_what_is_advertised_else_the_voters_address_else_what_is_bound() {
+        let mut config = BrokerConfig {
+            grpc_listener: "0.0.0.0:0".parse().unwrap(),
+            replication_listener: ":0".parse().unwrap(),
+            cluster_voters: "0@voter:9192".parse().unwrap(),
+            ..BrokerConfig::default()
+        };
+        let grpc = |config: &BrokerConfig| config.advertised_grpc(4711, "gull").to_string();
+        let replication =
+            |config: &BrokerConfig| config.advertised_replication(4712, "gull").to_string();
+        assert_eq!(grpc(&config), "voter:9192");
+        assert_eq!(replication(&config), "gull:4712");
+        config.node_id = BrokerId(7);
+        assert_eq!(grpc(&config), "gull:4711");
+        config.advertised_grpc_listener = Some("outside:1".parse().unwrap());
+        config.advertised_replication_listener = Some("outside:2".parse().unwrap());
+        assert_eq!(grpc(&config), "outside:1");
+        assert_eq!(replication(&config), "outside:2");
+    }
+
+    #[test]
+    fn names_and_times_between_nodes_are_checked() {
+        let config = BrokerConfig {
+            listeners: "GRPC://:1,REPLICATION://:2".parse().unwrap(),
+            advertised_grpc_listener: Some("0.0.0.0:1".parse().unwrap()),
+            broker_heartbeat_interval_ms: Duration::from_secs(1),
+            ..BrokerConfig::default()
+        };
+        let keys: Vec<&str> = config
+            .contradictions()
+            .iter()
+            .map(|(key, _)| *key)
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "listeners",
+                "listeners",
+                "advertised.grpc.listener",
+                "broker.heartbeat.interval.ms"
+            ]
         );
     }
 }

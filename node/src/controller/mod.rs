@@ -8,6 +8,7 @@
 pub mod configs;
 pub mod elections;
 pub mod evacuation;
+pub mod liveness;
 pub mod nodes;
 pub mod partitions;
 pub mod placement;

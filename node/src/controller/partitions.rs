@@ -58,7 +58,7 @@ pub struct Move {
 }
 
 /// A change that changes nothing yet, of the partition as it is.
-pub(super) fn unchanged(topic: &Topic, index: i32, partition: &Partition) -> PartitionChange {
+pub(crate) fn unchanged(topic: &Topic, index: i32, partition: &Partition) -> PartitionChange {
     PartitionChange {
         topic: topic.id,
         partition: index,
