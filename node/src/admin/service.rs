@@ -102,12 +102,22 @@ impl Admin for AdminService {
         Ok(Response::new(proto::EvacuateNodeResponse { moving }))
     }
 
+    async fn add_voter(
+        &self,
+        request: Request<proto::AddVoterRequest>,
+    ) -> Answer<proto::AddVoterResponse> {
+        let node = BrokerId(request.into_inner().node_id);
+        let added = nodes::add_voter(&self.broker, node).await;
+        added.map_err(not_done)?;
+        Ok(Response::new(proto::AddVoterResponse {}))
+    }
+
     async fn remove_node(
         &self,
         request: Request<proto::RemoveNodeRequest>,
     ) -> Answer<proto::RemoveNodeResponse> {
         let node = BrokerId(request.into_inner().node_id);
-        let removed = nodes::unregister(&self.broker, node).await;
+        let removed = nodes::remove(&self.broker, node).await;
         removed.map_err(not_done)?;
         Ok(Response::new(proto::RemoveNodeResponse {}))
     }

@@ -23,19 +23,23 @@ const METADATA_PARTITION: i32 = 0;
 /// What a member's gRPC address is called among listeners.
 const LISTENER: &str = "GRPC";
 
+/// First version that knows directories and listeners (KIP-853).
+const DIRECTORIES_FROM: i16 = 2;
+
 const UNKNOWN: i64 = -1;
 
 pub(crate) async fn handle(
     ctx: RequestContext,
     request: DescribeQuorumRequest,
-    _version: i16,
+    version: i16,
 ) -> DescribeQuorumResponse {
-    answer(request, &ask_controller(&ctx.broker).await)
+    answer(request, &ask_controller(&ctx.broker).await, version)
 }
 
 fn answer(
     request: DescribeQuorumRequest,
     quorum: &admin::GetQuorumResponse,
+    version: i16,
 ) -> DescribeQuorumResponse {
     let mut response = DescribeQuorumResponse::default();
     response.error_message = None;
@@ -46,7 +50,7 @@ fn answer(
             let mut partition = PartitionData::default();
             partition.error_message = None;
             if known {
-                describe(&mut partition, quorum);
+                describe(&mut partition, quorum, version);
             } else {
                 partition.error_code = ErrorCode::UnknownTopicOrPartition.code();
             }
@@ -56,20 +60,24 @@ fn answer(
         topic.topic_name = asked.topic_name;
         response.topics.push(topic);
     }
-    response.nodes = quorum.members.iter().map(node).collect();
+    if version >= DIRECTORIES_FROM {
+        response.nodes = quorum.members.iter().map(node).collect();
+    }
     response
 }
 
-fn describe(partition: &mut PartitionData, quorum: &admin::GetQuorumResponse) {
+fn describe(partition: &mut PartitionData, quorum: &admin::GetQuorumResponse, version: i16) {
     partition.leader_id = quorum.controller.unwrap_or(NO_BROKER);
     partition.leader_epoch = i32::try_from(quorum.term).unwrap_or(i32::MAX);
     partition.high_watermark = offset(quorum.committed);
     for member in &quorum.members {
         let mut state = ReplicaState::default();
         state.replica_id = member.node_id;
-        let directory = member.directory_id.parse::<DirectoryId>();
-        state.replica_directory_id =
-            directory.map_or_else(|_| Uuid::default(), |id| Uuid::from_bytes(id.to_bytes()));
+        if version >= DIRECTORIES_FROM
+            && let Ok(directory) = member.directory_id.parse::<DirectoryId>()
+        {
+            state.replica_directory_id = Uuid::from_bytes(directory.to_bytes());
+        }
         state.log_end_offset = offset(member.log_end);
         state.last_fetch_timestamp = UNKNOWN;
         state.last_caught_up_timestamp = UNKNOWN;
@@ -130,7 +138,7 @@ mod tests {
             topic.partitions = vec![partition];
             request.topics.push(topic);
         }
-        let response = answer(request, &quorum);
+        let response = answer(request, &quorum, DIRECTORIES_FROM);
         let codes: Vec<i16> = response
             .topics
             .iter()

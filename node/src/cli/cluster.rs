@@ -45,6 +45,11 @@ enum Command {
         /// Its number
         node: i32,
     },
+    /// Let a node that only follows the metadata quorum vote in it
+    Join {
+        /// Its number
+        node: i32,
+    },
     /// Forget a node that has stopped and has no replicas
     Remove {
         /// Its number
@@ -107,6 +112,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let moving = answer(client.evacuate_node(request).await)?.moving;
             let done = format!("{moving} partitions move away; see 'cluster reassign --list'");
             report(output, node, done)
+        }
+        Command::Join { node } => {
+            let request = admin::AddVoterRequest { node_id: node };
+            answer(client.add_voter(request).await)?;
+            report(output, node, "votes in the metadata quorum".to_owned())
         }
         Command::Remove { node } => {
             answer(

@@ -107,6 +107,7 @@ mod tests {
             "kittiwake cluster nodes",
             "kittiwake cluster drain 1 --undo",
             "kittiwake cluster evacuate 1",
+            "kittiwake cluster join 1",
             "kittiwake cluster remove 1",
             "kittiwake cluster elect --topic t --partition 0 --unclean",
             "kittiwake cluster elect",

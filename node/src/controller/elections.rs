@@ -118,7 +118,11 @@ fn may_lead(image: &ClusterImage, partition: &Partition, broker: BrokerId) -> bo
 /// The live replica that probably lacks least: the last leader, else one that is not just being added.
 fn unclean_candidate(image: &ClusterImage, partition: &Partition) -> Option<BrokerId> {
     let live = |broker: &BrokerId| is_live(image, *broker);
-    partition.last_known_leader.filter(live).or_else(|| {
+    // It may have been reassigned away since.
+    let last = partition
+        .last_known_leader
+        .filter(|last| partition.replicas.contains(last));
+    last.filter(live).or_else(|| {
         let replicas = partition.replicas.iter().copied().filter(live);
         replicas.min_by_key(|broker| {
             (
@@ -378,6 +382,21 @@ mod tests {
         assert_eq!(urgent(&image, partition, || false), None);
         assert_eq!(
             urgent(&image, partition, || true),
+            Some(Election::Unclean(BrokerId(0)))
+        );
+    }
+
+    #[test]
+    fn a_last_leader_that_was_reassigned_away_is_not_elected() {
+        let image = cluster(1, &[]);
+        let partition = Partition {
+            last_known_leader: Some(BrokerId(2)),
+            replicas: vec![BrokerId(1), BrokerId(0)],
+            adding: vec![BrokerId(1)],
+            ..Partition::default()
+        };
+        assert_eq!(
+            urgent(&image, &partition, || true),
             Some(Election::Unclean(BrokerId(0)))
         );
     }

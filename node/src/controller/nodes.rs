@@ -1,6 +1,6 @@
-//! Nodes of the cluster, as operators handle them: drained, removed.
+//! Nodes of the cluster, as operators handle them: drained, made voters, removed.
 
-use kittiwake_raft::{BrokerId, ClusterImage, Command};
+use kittiwake_raft::{BrokerId, ClusterImage, Command, MembershipError, MembershipRefusal};
 
 use super::{Refusal, carry_out};
 use crate::api::ErrorCode;
@@ -33,6 +33,29 @@ pub async fn drain(broker: &Broker, node: BrokerId, draining: bool) -> Result<us
         }
     }
     Err(refused)
+}
+
+/// Lets a node vote on metadata that only follows it so far. Done already is done.
+///
+/// # Errors
+/// BROKER_ID_NOT_REGISTERED where it is not a member of the quorum; POLICY_VIOLATION while it is behind, or while another
+/// change is under way.
+pub async fn add_voter(broker: &Broker, node: BrokerId) -> Result<(), Refusal> {
+    Ok(broker.quorum.add_voter(node).await?)
+}
+
+/// Forgets a node that has stopped and has no replicas, the metadata quorum first: what is left of it if the second step
+/// fails can be removed again.
+///
+/// # Errors
+/// Those of [`unregister`]; POLICY_VIOLATION for the last voter.
+pub async fn remove(broker: &Broker, node: BrokerId) -> Result<(), Refusal> {
+    removable(&broker.image(), node)?;
+    match broker.quorum.remove_member(node).await {
+        Ok(()) | Err(MembershipError::Refused(MembershipRefusal::UnknownMember(_))) => {}
+        Err(error) => return Err(error.into()),
+    }
+    unregister(broker, node).await
 }
 
 /// Forgets a node that has stopped and has no replicas.

@@ -3,6 +3,7 @@
 //! A partition that needs nothing gets no command, and a command changes what called for it: an image that stands still
 //! is left alone.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// After a proposal was refused for another reason than that the partition had moved on.
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_secs(1);
-
-/// How often a node looks whether it is the controller now.
-const CONTROLLER_CHECK: Duration = Duration::from_millis(500);
 
 /// The controller's decisions, from its election to its end.
 #[derive(Debug)]
@@ -93,40 +91,54 @@ impl RebalanceOptions {
     }
 }
 
-/// Does the controller's part while this node is the controller, until `shutdown`.
+/// Does the controller's part whenever this node is the controller, until `shutdown`.
 pub async fn run(broker: Arc<Broker>, shutdown: CancellationToken) {
-    let stopped = shutdown.cancelled();
     tokio::select! {
-        () = stopped => {}
+        () = shutdown.cancelled() => {}
         () = keep_up(&broker) => {}
     }
 }
 
+/// Ends when the quorum has stopped.
 async fn keep_up(broker: &Broker) {
+    let mut controllers = broker.quorum.watch_controller();
+    loop {
+        let reigns = controllers
+            .borrow_and_update()
+            .is_some_and(|controller| controller.broker == broker.node_id);
+        tokio::select! {
+            // A proposal that is cut short may still be carried out, by a controller that compares and sets as well.
+            changed = controllers.changed() => if changed.is_err() { return },
+            () = reign(broker), if reigns => return,
+        }
+    }
+}
+
+/// Ends when the quorum has stopped.
+async fn reign(broker: &Broker) {
     let mut images = broker.quorum.watch();
-    let mut reign: Option<Upkeep> = None;
+    let options = RebalanceOptions::new(&broker.config);
+    let mut upkeep = Upkeep::new(options, Instant::now());
     loop {
         let image = Arc::clone(&images.borrow_and_update());
-        let mut wake_at = Instant::now() + CONTROLLER_CHECK;
-        if broker.quorum.controller() == Some(broker.node_id) {
-            let now = Instant::now();
-            let options = RebalanceOptions::new(&broker.config);
-            let upkeep = reign.get_or_insert_with(|| Upkeep::new(options, now));
-            let unclean_allowed = |topic: &Topic| {
-                TopicConfig::of_topic(&broker.config, &image, topic).unclean_leader_election
-            };
-            let changes = upkeep.step(now, &image, unclean_allowed);
-            if !changes.is_empty() && !propose(broker, changes).await {
-                sleep(PAUSE_AFTER_REFUSAL).await;
-            }
-            wake_at = upkeep.wake_at(now).map_or(wake_at, |at| at.min(wake_at));
-        } else {
-            reign = None;
+        let now = Instant::now();
+        let changes = upkeep.step(now, &image, |topic| {
+            TopicConfig::of_topic(&broker.config, &image, topic).unclean_leader_election
+        });
+        drop(image);
+        if !changes.is_empty() && !propose(broker, changes).await {
+            sleep(PAUSE_AFTER_REFUSAL).await;
         }
         sleep(PAUSE).await;
+        let next_look = async {
+            match upkeep.wake_at(now) {
+                Some(at) => sleep_until(at.into()).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             changed = images.changed() => if changed.is_err() { return },
-            () = sleep_until(wake_at.into()) => {}
+            () = next_look => {}
         }
     }
 }
