@@ -79,6 +79,14 @@ pub struct Metrics {
     pub metadata_reconciled_offset: Gauge,
     /// 1 while this node is the controller.
     pub is_controller: Gauge,
+    /// 1 while the cluster has this node fenced.
+    pub fenced: Gauge,
+    /// 1 while a controller has answered recently enough for this node to accept writes.
+    pub lease_valid: Gauge,
+    /// Heartbeats that voters have answered.
+    pub heartbeats_answered: Counter,
+    /// Brokers this node has fenced as the controller.
+    pub brokers_fenced: BrokersFenced,
 }
 
 impl fmt::Debug for Metrics {
@@ -123,6 +131,15 @@ pub struct FetchSlices {
     pub hot: Counter,
     /// Read from disk first, by a thread that nobody else waits for.
     pub cold: Counter,
+}
+
+/// Brokers fenced by the reason.
+#[derive(Clone, Debug)]
+pub struct BrokersFenced {
+    /// Their process was found to be gone.
+    pub dead: Counter,
+    /// They were not heard for the session timeout.
+    pub silent: Counter,
 }
 
 /// What the start of the node recovered.
@@ -184,6 +201,11 @@ impl Metrics {
             "Slices of fetch responses by whether they were in memory",
             [("residency", "hot"), ("residency", "cold")],
         );
+        let [dead, silent] = make.each(
+            "brokers_fenced",
+            "Brokers fenced by this node as the controller",
+            [("reason", "dead"), ("reason", "silent")],
+        );
         Self {
             apis,
             bytes_out: BytesOut {
@@ -243,6 +265,16 @@ impl Metrics {
                 "Metadata offset up to which the logs of this node reflect the metadata",
             ),
             is_controller: make.one("is_controller", "1 while this node is the controller"),
+            fenced: make.one("fenced", "1 while the cluster has this node fenced"),
+            lease_valid: make.one(
+                "lease_valid",
+                "1 while a controller has answered recently enough to accept writes",
+            ),
+            heartbeats_answered: make.one(
+                "heartbeats_answered",
+                "Heartbeats of this node that voters have answered",
+            ),
+            brokers_fenced: BrokersFenced { dead, silent },
             registry,
         }
     }

@@ -14,23 +14,25 @@ use parking_lot::Mutex;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use crate::admin;
 use crate::api;
 use crate::api::fetch::SessionCache;
 use crate::broker::{Broker, LOOKUPS_MAX, now_ms};
+use crate::cluster::membership::{self, Joining};
+use crate::cluster::{ClusterService, ControllerLease, Voter, leave};
 use crate::config::BrokerConfig;
+use crate::config::address::{GRPC_LISTENER, HostPort};
 use crate::controller::producer_ids::ProducerIds;
-use crate::controller::{registration, upkeep};
+use crate::controller::{fencing, registration, upkeep};
 use crate::coordinator::{GroupConfig, GroupCoordinator};
 use crate::grpc;
 use crate::http::{self, Monitor};
@@ -42,6 +44,9 @@ use crate::wire::admission::{Admission, Limits};
 
 /// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
 const CONTROLLER_WAIT: Duration = Duration::from_secs(10);
+
+/// How long gRPC connections may take to end once the quorum has closed.
+const GRPC_GOODBYE: Duration = Duration::from_millis(500);
 
 /// Where the kernel says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -70,7 +75,7 @@ pub async fn run(
     on_ready: impl FnOnce(&Bound) + Send,
 ) -> Result<()> {
     let node = tokio::select! {
-        started = Node::start(Arc::new(config), shutdown.clone()) => started?,
+        started = Node::start(Arc::new(config)) => started?,
         // Nothing is served yet and nothing was appended: the next start recovers what this one found.
         () = shutdown.cancelled() => {
             info!("stopped before it had started");
@@ -79,15 +84,16 @@ pub async fn run(
     };
     on_ready(&node.bound);
     info!(node = %node.broker.node_id, listeners = ?node.bound.kafka, "serving");
-    tokio::select! {
-        () = shutdown.cancelled() => {}
+    let reason = tokio::select! {
+        () = shutdown.cancelled() => return node.stop().await,
         reason = node.broker.quorum.failed() => {
-            error!(%reason, "the metadata quorum has failed; the node stops");
-            node.stop().await?;
-            return Err(anyhow!("the metadata quorum has failed: {reason}"));
+            anyhow!("the metadata quorum has failed: {reason}")
         }
-    }
-    node.stop().await
+        expelled = membership::stay(&node.broker, node.epoch) => expelled.into(),
+    };
+    error!(%reason, "the node cannot go on and stops");
+    node.stop().await?;
+    Err(reason)
 }
 
 pub(crate) struct Node {
@@ -98,14 +104,17 @@ pub(crate) struct Node {
     connections: TaskTracker,
     /// Everything else.
     tasks: TaskTracker,
+    /// Set when this node stops serving clients.
     shutdown: CancellationToken,
+    /// Set when it has left the cluster: it is not heard any more, and hears nobody.
+    left: CancellationToken,
     /// The gRPC listener, which outlasts everything else: the quorum needs it until it has closed.
     grpc: TaskTracker,
     grpc_shutdown: CancellationToken,
 }
 
 impl Node {
-    async fn start(config: Arc<BrokerConfig>, shutdown: CancellationToken) -> Result<Self> {
+    async fn start(config: Arc<BrokerConfig>) -> Result<Self> {
         let sockets = Sockets::bind(&config).await?;
         let endpoints = sockets.endpoints(&config)?;
         let bound = Bound {
@@ -119,6 +128,10 @@ impl Node {
         };
         let metrics = Arc::new(Metrics::new(api::served().map(|api| (api.key, api.name))));
         let (connections, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let (shutdown, left) = (CancellationToken::new(), CancellationToken::new());
+        let grpc_shutdown = CancellationToken::new();
+        // Of a start that fails nothing goes on.
+        let guards = [&shutdown, &left, &grpc_shutdown].map(|token| token.clone().drop_guard());
         let monitor = Arc::new(Monitor::new(Arc::clone(&metrics)));
         tasks.spawn(http::serve(
             sockets.http.socket,
@@ -129,23 +142,34 @@ impl Node {
         let log_dir = Arc::new(open_log_dir(&config).await?);
         // The logs are read while the nodes find each other.
         let loading = load_logs(&config, &log_dir, &metrics);
-        let quorum = open_quorum(&config).await?;
+        let quorum = open_quorum(&config, &endpoints).await?;
+        let incarnation_id = IncarnationId::random();
+        let voter = Arc::new(Voter::new(&config, quorum.clone()));
+        tasks.spawn(fencing::run(
+            Arc::clone(&voter),
+            metrics.brokers_fenced.clone(),
+            left.clone(),
+        ));
         let (admin, gated, health) = grpc::gate().await;
         let services = grpc::Services {
             quorum: quorum.clone(),
+            cluster: ClusterService::server(
+                Arc::clone(&voter),
+                config.cluster_id.to_string(),
+                incarnation_id,
+                config.broker_session_timeout_ms,
+                grpc_shutdown.clone(),
+            ),
             admin: gated,
             health,
             reflection: config.grpc_reflection_enable,
         };
-        let grpc_shutdown = CancellationToken::new();
         let grpc = TaskTracker::new();
         grpc.spawn(grpc::serve(
             sockets.grpc.socket,
             services,
             grpc_shutdown.clone(),
         ));
-        // Of a start that fails nothing stays behind.
-        let grpc_guard = grpc_shutdown.clone().drop_guard();
         let known = async {
             controller_known(&quorum).await;
             Ok(())
@@ -166,7 +190,10 @@ impl Node {
             producer_ids: ProducerIds::new(config.node_id, quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            lease: Arc::new(ControllerLease::new(config.broker_session_timeout_ms)),
+            epoch: OnceLock::new(),
             shutdown: shutdown.clone(),
+            followers_shutdown: CancellationToken::new(),
             admission: admission(&config, &metrics),
             metrics,
             config: Arc::clone(&config),
@@ -174,7 +201,19 @@ impl Node {
         let listeners = KafkaListeners::new(&broker, &connections, &tasks)?;
         // Before this node can lead anything: its followers come at once.
         listeners.serve(sockets.replication, shutdown.clone());
-        let epoch = join_cluster(&broker, endpoints, &tasks, &shutdown).await?;
+        let joining = Joining {
+            registration: registration(&broker, incarnation_id, endpoints)?,
+            broker: Arc::clone(&broker),
+            voter,
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+            left: left.clone(),
+        };
+        let epoch = joining.join().await?;
+        tasks.spawn(membership::watch_lease(
+            Arc::clone(&broker),
+            shutdown.clone(),
+        ));
         let periods = Periods {
             retention: config.log_retention_check_interval_ms,
             producer_expiry: config.producer_id_expiration_check_interval_ms,
@@ -192,7 +231,9 @@ impl Node {
         }
         admin.open(admin::server(Arc::clone(&broker))).await;
         monitor.serving(Arc::clone(&broker));
-        grpc_guard.disarm();
+        for guard in guards {
+            guard.disarm();
+        }
         Ok(Self {
             broker,
             bound,
@@ -200,19 +241,21 @@ impl Node {
             connections,
             tasks,
             shutdown,
+            left,
             grpc,
             grpc_shutdown,
         })
     }
 
-    /// Answers what is in flight, flushes, and leaves the clean-shutdown marker.
+    /// Moves leadership to the others, answers what is in flight, leaves the cluster, flushes, and leaves the
+    /// clean-shutdown marker.
     async fn stop(self) -> Result<()> {
         info!("stopping");
-        self.shutdown.cancel();
         // What is left of the time is for flushing: the process ends as it is at the deadline.
         let answering = self.broker.config.kittiwake_shutdown_timeout_ms / 2;
         let deadline = Instant::now() + answering;
-        self.tasks.close();
+        let handed_over = leave::hand_over(&self.broker, self.epoch).await;
+        self.shutdown.cancel();
         self.connections.close();
         if timeout_at(deadline, self.connections.wait()).await.is_err() {
             warn!(
@@ -220,30 +263,41 @@ impl Node {
                 "connections are still open after {answering:?}; they end with the process"
             );
         }
+        if handed_over {
+            leave::fence_oneself(&self.broker, self.epoch).await;
+        }
+        self.broker.followers_shutdown.cancel();
+        self.left.cancel();
+        self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             warn!(
                 running = self.tasks.len(),
                 "tasks are still running after {answering:?}"
             );
         }
-        let partitions = Arc::clone(&self.broker.partitions);
-        let threads = self.broker.config.num_recovery_threads_per_data_dir;
-        let closed = spawn_blocking(move || {
-            let high_watermarks = partitions.high_watermarks();
-            partitions
-                .log_dir()
-                .shutdown_clean(self.epoch.0, &high_watermarks, threads)
-        });
-        let closed = closed.await.context("closing the logs")?;
+        let closed = self.close_logs().await;
         self.broker.quorum.shutdown().await;
         self.grpc_shutdown.cancel();
         self.grpc.close();
-        if timeout_at(deadline, self.grpc.wait()).await.is_err() {
+        if timeout(GRPC_GOODBYE, self.grpc.wait()).await.is_err() {
             info!("gRPC connections are still open; they end with the process");
         }
         closed.context("the logs could not be closed cleanly; the next start recovers them")?;
         info!("stopped");
         Ok(())
+    }
+
+    async fn close_logs(&self) -> Result<()> {
+        let partitions = Arc::clone(&self.broker.partitions);
+        let threads = self.broker.config.num_recovery_threads_per_data_dir;
+        let epoch = self.epoch.0;
+        let closing = spawn_blocking(move || {
+            let high_watermarks = partitions.high_watermarks();
+            partitions
+                .log_dir()
+                .shutdown_clean(epoch, &high_watermarks, threads)
+        });
+        Ok(closing.await.context("closing the logs")??)
     }
 }
 
@@ -307,7 +361,7 @@ fn report_recovery(loaded: &Loaded, metrics: &Metrics, took: Duration) {
     );
 }
 
-async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
+async fn open_quorum(config: &BrokerConfig, endpoints: &[Endpoint]) -> Result<MetadataQuorum> {
     let voters = config
         .cluster_voters
         .0
@@ -315,7 +369,18 @@ async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
         .map(|(id, address)| (*id, address.to_string()))
         .collect();
     let path: &Path = config.log_dirs.as_ref();
-    let options = QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
+    let mut options =
+        QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
+    if let Some(grpc) = endpoints
+        .iter()
+        .find(|endpoint| endpoint.listener == GRPC_LISTENER)
+    {
+        let address = HostPort {
+            host: grpc.host.clone(),
+            port: grpc.port,
+        };
+        options.advertised_address = address.to_string();
+    }
     MetadataQuorum::open(options)
         .await
         .context("cannot open the metadata log")
@@ -331,43 +396,22 @@ async fn controller_known(quorum: &MetadataQuorum) {
     }
 }
 
-/// Registers, brings partitions in step and lets the broker lead.
-async fn join_cluster(
-    broker: &Arc<Broker>,
+fn registration(
+    broker: &Broker,
+    incarnation_id: IncarnationId,
     endpoints: Vec<Endpoint>,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> Result<BrokerEpoch> {
-    let config = &broker.config;
+) -> Result<RegisterBroker> {
     let log_dir = broker.partitions.log_dir();
     let directory_id = DirectoryId::from_bytes(log_dir.directory_id().into_bytes())
         .context("meta.properties has the zero directory.id, which no directory has")?;
-    let incarnation_id =
-        IncarnationId::from_bytes(Uuid::new_v4().into_bytes()).context("a random id was zero")?;
-    let registration = RegisterBroker {
-        broker: config.node_id,
+    Ok(RegisterBroker {
+        broker: broker.node_id,
         incarnation_id,
         directory_id,
         endpoints,
-        rack: config.broker_rack.clone(),
+        rack: broker.config.broker_rack.clone(),
         last_stop: registration::last_stop(log_dir.last_stop()),
-    };
-    let epoch = registration::register(&broker.quorum, registration)
-        .await
-        .context("cannot register")?;
-    registration::propose_min_insync_replicas(&broker.quorum, config)
-        .await
-        .context("cannot set the cluster's min.insync.replicas")?;
-    tasks.spawn(Arc::clone(&broker.partitions).run(broker.quorum.watch(), shutdown.clone()));
-    broker
-        .partitions
-        .wait_reconciled(broker.image().offset)
-        .await;
-    let leading_from = registration::unfence(&broker.quorum, config.node_id, epoch)
-        .await
-        .context("cannot be unfenced")?;
-    broker.partitions.wait_reconciled(leading_from).await;
-    Ok(epoch)
+    })
 }
 
 fn admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
@@ -398,7 +442,7 @@ impl Node {
         config.replication_listener = free();
         config.grpc_listener = free();
         config.http_listener = free();
-        Self::start(Arc::new(config), CancellationToken::new())
+        Self::start(Arc::new(config))
             .await
             .expect("the node starts")
     }

@@ -330,6 +330,25 @@ impl MetadataQuorum {
         }
     }
 
+    /// As [`MetadataQuorum::propose`], but not forwarded: what this node decides as the controller
+    /// must not be done by another one, which may know better. Of at most 4 MiB, encoded.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_as_controller(&self, command: Command) -> Result<Outcome, ProposeError> {
+        check_size(&encode_command(&command)).map_err(ProposeError::Rejected)?;
+        let local = &self.inner.local;
+        match local.propose(Arc::new(command), self.deadline()).await {
+            Attempt::Answered(outcome) => Ok(outcome),
+            Attempt::NotController { leader } => {
+                let leader = leader.map(|node| node.broker);
+                Err(ProposeError::NotController { leader })
+            }
+            Attempt::Unknown => Err(ProposeError::Unavailable),
+            Attempt::Stopped(reason) => Err(ProposeError::Stopped(reason)),
+        }
+    }
+
     /// Lets a learner vote. Done already is done.
     ///
     /// # Errors

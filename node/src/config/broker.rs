@@ -252,8 +252,9 @@ broker_keys! {
     "kittiwake.shutdown.timeout.ms" => kittiwake_shutdown_timeout_ms: Duration = Some("30000"), 1;
     "How long a planned stop may take before the process ends as it is. Half of it is for requests in flight, the rest \
      for flushing."
-    "log.level" => log_level: String = Some("info,openraft=warn");
-    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first."
+    "log.level" => log_level: String = Some("info,openraft=off");
+    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first. openraft tells \
+     of every heartbeat to a node that is down; what matters of it this node says itself."
     "log.format" => log_format: LogFormat = Some("text");
     "How it is logged, to standard error: text or json."
 }

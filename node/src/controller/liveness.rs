@@ -308,6 +308,9 @@ impl Liveness {
     }
 
     fn follow(&mut self, now: Instant, offset: u64, brokers: &[Known]) {
+        if offset < self.offset {
+            return; // Several tasks read images; this one was overtaken.
+        }
         self.offset = offset;
         self.brokers.retain(|id, evidence| {
             brokers.iter().any(|known| {

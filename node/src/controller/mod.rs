@@ -8,6 +8,7 @@
 pub mod configs;
 pub mod elections;
 pub mod evacuation;
+pub(crate) mod fencing;
 pub mod liveness;
 pub mod nodes;
 pub mod partitions;

@@ -18,6 +18,7 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::error;
 
+use crate::cluster;
 use gate::Gated;
 pub(crate) use gate::gate;
 
@@ -37,6 +38,7 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// What the listener serves.
 pub(crate) struct Services<H: Health> {
     pub(crate) quorum: MetadataQuorum,
+    pub(crate) cluster: cluster::Server,
     pub(crate) admin: Gated,
     pub(crate) health: HealthServer<H>,
     pub(crate) reflection: bool,
@@ -68,6 +70,7 @@ pub(crate) async fn serve<H: Health>(
         .timeout(REQUEST_DEADLINE)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(services.quorum.grpc_service())
+        .add_service(services.cluster)
         .add_service(services.health)
         .add_service(services.admin)
         .add_optional_service(reflection)
