@@ -12,8 +12,11 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kittiwake");
+/// How long anything may take here.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a node that a second signal has ended.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -187,14 +190,15 @@ fn children(parent: u32) -> Vec<i32> {
     ids.map(|id| id.parse().unwrap()).collect()
 }
 
-/// `up` on the first port where it finds all it needs free.
-fn up(directory: &Path) -> Process {
+/// `up` on the first port where it finds all it needs free, and the port.
+fn up(directory: &Path, nodes: u16) -> (Process, u16) {
     for port in (20_000..30_000).step_by(7) {
         let mut command = Command::new(PROGRAM);
-        command.args(["up", "--port", &port.to_string(), "--data"]);
+        let (nodes, number) = (nodes.to_string(), port.to_string());
+        command.args(["up", "--nodes", &nodes, "--port", &number, "--data"]);
         let mut cluster = Process::spawn(command.arg(directory));
         if cluster.line_with("Ctrl-C").is_some() {
-            return cluster;
+            return (cluster, port);
         }
         let (_, said) = cluster.end();
         assert!(said.contains("cannot be used"), "{said}");
@@ -205,7 +209,7 @@ fn up(directory: &Path) -> Process {
 #[test]
 fn up_ends_with_a_node_that_dies_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = up(directory.path());
+    let (cluster, _) = up(directory.path(), 1);
     let nodes = children(cluster.0.id());
     assert_eq!(nodes.len(), 1);
     kill_process(Pid::from_raw(nodes[0]).unwrap(), Signal::KILL).unwrap();
@@ -213,4 +217,77 @@ fn up_ends_with_a_node_that_dies_and_says_so() {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("node 0 has ended (signal: 9"), "{said}");
     assert!(said.contains("node.log"), "{said}");
+}
+
+/// What a `cluster` command prints, as JSON; none while it fails.
+fn cluster_json(admin: u16, arguments: &[&str]) -> Option<serde_json::Value> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["cluster", "--output", "json", "--admin"]);
+    command.arg(format!("127.0.0.1:{admin}")).args(arguments);
+    let output = command.output().unwrap();
+    output
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Asks until the answer is as wanted.
+fn wait_for(admin: u16, arguments: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = cluster_json(admin, arguments);
+        if answer.as_ref().is_some_and(&wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{arguments:?}: {answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn three_nodes_are_a_cluster_that_outlives_one_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, port) = up(directory.path(), 3);
+    let grpc = |node: u16| port + 100 + node;
+    let states = |status: &serde_json::Value| -> Vec<String> {
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes
+            .iter()
+            .map(|node| node["state"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for node in 0..3 {
+        wait_for(grpc(node), &["status"], |status| {
+            let members = status["quorum"]["members"].as_array().unwrap();
+            let vote = |member: &serde_json::Value| member["role"] != "learner";
+            let known = |member: &serde_json::Value| !member["lag"].is_null();
+            states(status) == ["active"; 3]
+                && members.len() == 3
+                && members.iter().all(|member| vote(member) && known(member))
+        });
+    }
+    // Asked of whichever node, also of one that is not the controller.
+    for node in 0..3 {
+        let drained = (node + 1) % 3;
+        let number = drained.to_string();
+        cluster_json(grpc(node), &["drain", &number]).unwrap();
+        wait_for(grpc(node), &["status"], |status| {
+            states(status)[usize::from(drained)] == "draining"
+        });
+        cluster_json(grpc(node), &["drain", "--undo", &number]).unwrap();
+    }
+    let nodes = children(cluster.0.id());
+    kill_process(Pid::from_raw(nodes[2]).unwrap(), Signal::KILL).unwrap();
+    wait_for(grpc(0), &["status"], |status| {
+        let fenced = states(status)
+            .iter()
+            .filter(|state| *state == "fenced")
+            .count();
+        fenced == 1 && !status["controller"].is_null()
+    });
+    cluster.terminate();
+    let (status, said) = cluster.end();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("has ended (signal: 9"), "{said}");
+    assert!(said.contains("2 of 3 nodes go on"), "{said}");
 }
