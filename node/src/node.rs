@@ -32,7 +32,7 @@ use crate::cluster::{ClusterService, ControllerLease, Voter, leave};
 use crate::config::BrokerConfig;
 use crate::config::address::{GRPC_LISTENER, HostPort};
 use crate::controller::producer_ids::ProducerIds;
-use crate::controller::{fencing, registration};
+use crate::controller::{fencing, registration, upkeep};
 use crate::coordinator::{GroupConfig, GroupCoordinator};
 use crate::grpc;
 use crate::http::{self, Monitor};
@@ -244,11 +244,8 @@ impl Node {
             quorum.watch(),
             shutdown.clone(),
         ));
-        tasks.spawn(housekeeping::run(
-            Arc::clone(&partitions),
-            periods,
-            shutdown.clone(),
-        ));
+        tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
+        tasks.spawn(upkeep::run(Arc::clone(&broker), shutdown.clone()));
         for socket in sockets.kafka {
             listeners.serve(socket, shutdown.clone());
         }

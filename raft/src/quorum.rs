@@ -136,6 +136,9 @@ pub struct Member {
     pub broker: BrokerId,
     /// `host:port` of its gRPC listener.
     pub address: String,
+    /// Last offset of its log, of others as far as the controller has heard. Only the controller
+    /// knows it of others.
+    pub log_end: Option<u64>,
 }
 
 /// This node's membership in the metadata quorum; clones are handles to the same one.
@@ -464,12 +467,18 @@ impl MetadataQuorum {
         let metrics = self.metrics();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<DirectoryId> = membership.voter_ids().collect();
+        let log_end = |id: &DirectoryId| match &metrics.replication {
+            _ if *id == self.directory_id() => metrics.last_log_index,
+            Some(others) => Some(others.get(id)?.as_ref()?.index),
+            None => None,
+        };
         let (voters, learners) = membership
             .nodes()
             .map(|(id, node)| Member {
                 directory_id: *id,
                 broker: node.broker,
                 address: node.address.clone(),
+                log_end: log_end(id),
             })
             .partition(|member| voters.contains(&member.directory_id));
         QuorumStatus {

@@ -2,6 +2,9 @@
 //!
 //! `proto/kittiwake/admin/v1/admin.proto` is the contract.
 
+mod cluster;
+mod partitions;
+pub(crate) mod quorum;
 mod service;
 mod status;
 

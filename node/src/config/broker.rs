@@ -175,6 +175,15 @@ broker_keys! {
     "delete.topic.enable" => delete_topic_enable: bool = Some("true");
     "Whether topics can be deleted."
 
+    // Leadership
+    "auto.leader.rebalance.enable" => auto_leader_rebalance_enable: bool = Some("true");
+    "Whether the controller gives leaderships back to preferred leaders. A node that came back gets its own five seconds \
+     later, or when it is in sync with the last of them."
+    "leader.imbalance.check.interval.seconds" => leader_imbalance_check_interval_seconds: u64 = Some("300"), 1..=31536000;
+    "How often the controller also looks for nodes that lack leaderships they are in sync for."
+    "leader.imbalance.per.broker.percentage" => leader_imbalance_per_broker_percentage: usize = Some("10"), 0..=100;
+    "The share of its leaderships a node may lack without that check giving them back."
+
     // Admission: every limit is finite
     "socket.request.max.bytes" => socket_request_max_bytes: usize = Some("104857600"), 1024..=2147483647;
     "The largest request. A connection that announces a larger one is closed."
