@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
@@ -87,6 +87,7 @@ impl Options {
 pub struct Cluster {
     nodes: Vec<Node>,
     voters: usize,
+    binary: Option<PathBuf>,
     expected_errors: Vec<String>,
     // After the processes, which `Drop` ends first.
     directory: TempDir,
@@ -163,6 +164,7 @@ impl Cluster {
         Ok(Self {
             nodes,
             voters,
+            binary: options.binary,
             expected_errors: options.expected_errors,
             directory,
             network,
@@ -319,7 +321,7 @@ impl Cluster {
                 .collect();
             let mut last = None;
             let what = format!("equal replicas of {topic}-{}", partition.index);
-            wait::until(&what, deadline, || match verify(&directories) {
+            wait::until(&what, deadline, || match self.verify(&directories) {
                 Ok(ends) if ends.windows(2).all(|pair| pair[0] == pair[1]) => Some(()),
                 other => {
                     last = Some(other);
@@ -332,6 +334,28 @@ impl Cluster {
             bail!("there is no topic {topic}");
         }
         Ok(())
+    }
+
+    /// The end offsets of replicas that are sound and do not differ up to the smallest of them.
+    fn verify(&self, directories: &[String]) -> Result<Vec<i64>> {
+        let arguments: Vec<&str> = ["log", "verify"]
+            .into_iter()
+            .chain(directories.iter().map(String::as_str))
+            .collect();
+        let report = kittiwake_json(self.binary.as_deref(), &arguments)?;
+        report["logs"]
+            .as_array()
+            .context("a report without logs")?
+            .iter()
+            .map(|log| log["end_offset"].as_i64().context("a log without its end"))
+            .collect()
+    }
+
+    /// Runs `kittiwake ARGUMENTS --admin HOST:PORT --output json` against node `index`; it must succeed.
+    pub fn administer(&self, index: usize, arguments: &[&str]) -> Result<serde_json::Value> {
+        let admin = self.nodes[index].grpc().to_string();
+        let arguments = [arguments, &["--admin", &admin]].concat();
+        kittiwake_json(self.binary.as_deref(), &arguments)
     }
 
     /// Cuts a node off; the cluster must have been started with [`Options::own_hosts`].
@@ -352,21 +376,42 @@ impl Cluster {
 
     /// Kills every running node at once.
     pub fn kill_all(&mut self) -> Result<()> {
-        self.nodes
+        let mut started = self.started();
+        started.iter_mut().try_for_each(|node| node.send_kill())?;
+        started.iter_mut().try_for_each(|node| node.wait_killed())
+    }
+
+    /// Starts every node that does not run and waits until all are ready; returns when the first was executed.
+    pub fn start_all(&mut self) -> Result<Instant> {
+        let first = Instant::now();
+        let mut stopped: Vec<&mut Node> = self
+            .nodes
             .iter_mut()
-            .filter(|node| node.pid().is_some())
-            .try_for_each(Node::kill)
+            .filter(|node| node.pid().is_none())
+            .collect();
+        let began = stopped
+            .iter_mut()
+            .map(|node| node.spawn())
+            .collect::<Result<Vec<_>>>()?;
+        stopped
+            .iter_mut()
+            .zip(began)
+            .try_for_each(|(node, began)| node.wait_ready(began))?;
+        Ok(first)
     }
 
     /// A planned stop of every running node, all at once; each must exit with 0.
     pub fn terminate_all(&mut self) -> Result<()> {
-        let mut running: Vec<&mut Node> = self
-            .nodes
+        let mut started = self.started();
+        started.iter_mut().try_for_each(|node| node.ask_to_stop())?;
+        started.iter_mut().try_for_each(|node| node.wait_stopped())
+    }
+
+    fn started(&mut self) -> Vec<&mut Node> {
+        self.nodes
             .iter_mut()
             .filter(|node| node.pid().is_some())
-            .collect();
-        running.iter_mut().try_for_each(|node| node.ask_to_stop())?;
-        running.iter_mut().try_for_each(|node| node.wait_stopped())
+            .collect()
     }
 
     /// Fails if any node logged an ERROR that was not announced.
@@ -402,21 +447,6 @@ impl Drop for Cluster {
     }
 }
 
-/// The end offsets of replicas that are sound and do not differ up to the smallest of them.
-fn verify(directories: &[String]) -> Result<Vec<i64>> {
-    let arguments: Vec<&str> = ["log", "verify"]
-        .into_iter()
-        .chain(directories.iter().map(String::as_str))
-        .collect();
-    let report = kittiwake_json(&arguments)?;
-    report["logs"]
-        .as_array()
-        .context("a report without logs")?
-        .iter()
-        .map(|log| log["end_offset"].as_i64().context("a log without its end"))
-        .collect()
-}
-
 /// One node's configuration: what it needs to find itself and its peers, then what the test asked for.
 fn config(
     node: &Node,
@@ -442,10 +472,7 @@ fn config(
         "listeners",
         format!("PLAINTEXT://{}", at(own.host, own.kafka)).into(),
     );
-    set(
-        "replication.listener",
-        at(own.host, own.replication).into(),
-    );
+    set("replication.listener", at(own.host, own.replication).into());
     set("grpc.listener", at(own.host, own.grpc).into());
     set("http.listener", at(own.host, own.http).into());
     // Tests have their members ready; waiting for further ones only costs time.

@@ -7,6 +7,7 @@
 //! payload: producer u32 | sequence u64 | filler … | crc32c u32      (big-endian; the CRC covers what precedes it)
 //! ```
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -175,6 +176,20 @@ impl Recorder {
     /// How many sends are acknowledged by now.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Of partitions 0 to `partitions`, those where no record sent at `from` or later is acknowledged yet.
+    pub fn unacknowledged_since(&self, from: Duration, partitions: i32) -> Vec<i32> {
+        let history = self.lock();
+        let sends = history.sends.iter().rev();
+        let found: HashSet<i32> = sends
+            .take_while(|send| send.invoked >= from)
+            .filter(|send| send.acknowledged_at().is_some())
+            .map(|send| send.partition)
+            .collect();
+        (0..partitions)
+            .filter(|partition| !found.contains(partition))
+            .collect()
     }
 
     /// A copy of what was recorded so far.

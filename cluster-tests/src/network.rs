@@ -98,7 +98,9 @@ impl Network {
 
     /// What to put before a command line so that it runs on a host; it execs, so the process id stays.
     pub(crate) fn enter(&self, host: u8) -> Vec<String> {
-        ["ip", "netns", "exec", &self.namespace(host)].map(str::to_owned).into()
+        ["ip", "netns", "exec", &self.namespace(host)]
+            .map(str::to_owned)
+            .into()
     }
 
     /// Cuts a host off until it is [healed](Self::heal).

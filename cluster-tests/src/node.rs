@@ -220,8 +220,19 @@ impl Node {
 
     /// `kill -9`: the process is gone when this returns.
     pub fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("no process to kill")?;
-        killpg(group(&process)?, Signal::SIGKILL)?;
+        self.send_kill()?;
+        self.wait_killed()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn send_kill(&self) -> Result<()> {
+        let process = self.process.as_ref().context("no process to kill")?;
+        Ok(killpg(group(process)?, Signal::SIGKILL)?)
+    }
+
+    /// Waits for the end of a process that was sent SIGKILL.
+    pub(crate) fn wait_killed(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("no process was killed")?;
         let status = process.wait()?;
         self.paused = false;
         if status.signal() != Some(Signal::SIGKILL as i32) {
@@ -303,7 +314,8 @@ impl Node {
     /// `kittiwake cluster status`, asked of this node, as its `--output json` prints it.
     pub fn status(&self) -> Result<serde_json::Value> {
         let admin = self.grpc().to_string();
-        kittiwake_json(&["cluster", "status", "--admin", &admin])
+        let arguments = ["cluster", "status", "--admin", &admin];
+        kittiwake_json(self.launch.binary.as_deref(), &arguments)
     }
 
     /// What `/metrics` says now.
@@ -410,15 +422,27 @@ fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
 
 /// Runs `kittiwake ARGUMENTS` to its end and returns its output; the command's own exit status is the caller's to judge.
 pub fn run_kittiwake(arguments: &[&str]) -> Result<std::process::Output> {
-    Ok(Command::new(binary::kittiwake()?)
+    run(binary::kittiwake()?, arguments)
+}
+
+fn run(binary: &Path, arguments: &[&str]) -> Result<std::process::Output> {
+    Ok(Command::new(binary)
         .args(arguments)
         .stdin(Stdio::null())
         .output()?)
 }
 
-/// Runs `kittiwake ARGUMENTS --output json`, which must succeed, and returns what it printed.
-pub fn kittiwake_json(arguments: &[&str]) -> Result<serde_json::Value> {
-    let output = run_kittiwake(&[arguments, &["--output", "json"]].concat())?;
+/// Runs `kittiwake ARGUMENTS --output json`, which must succeed, and returns what it printed. `None` is the binary of this
+/// build.
+pub(crate) fn kittiwake_json(
+    binary: Option<&Path>,
+    arguments: &[&str],
+) -> Result<serde_json::Value> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => binary::kittiwake()?,
+    };
+    let output = run(binary, &[arguments, &["--output", "json"]].concat())?;
     if !output.status.success() {
         bail!(
             "kittiwake {}: {}{}",

@@ -80,7 +80,12 @@ mod tests {
     }
 
     fn found(history: &History, from: u64, to: u64) -> Option<(i32, u64, u64)> {
-        longest(history, Duration::from_millis(from), Duration::from_millis(to)).map(|pause| {
+        longest(
+            history,
+            Duration::from_millis(from),
+            Duration::from_millis(to),
+        )
+        .map(|pause| {
             let ms = |duration: Duration| duration.as_millis() as u64;
             (pause.partition, ms(pause.from), ms(pause.length))
         })

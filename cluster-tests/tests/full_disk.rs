@@ -139,12 +139,9 @@ fn survives(mount: Result<Mount>) -> Result<()> {
     let mut cluster = Cluster::with(options)?;
     let bootstrap = cluster.bootstrap();
     let load = Load {
-        topic: TOPIC.into(),
-        partitions: 3,
         producers: 1,
         record_bytes: 1_000,
-        idempotent: true,
-        compression: "none",
+        ..Load::of(TOPIC)
     };
     create_topic(&bootstrap, TOPIC, load.partitions, &[])?;
     create_topic(&bootstrap, PROBE, 1, &[])?;
