@@ -30,6 +30,7 @@ mod node;
 pub mod pauses;
 mod ports;
 pub mod privileges;
+pub mod strace;
 pub mod trials;
 pub mod view;
 pub mod wait;

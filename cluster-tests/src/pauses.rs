@@ -96,7 +96,7 @@ mod tests {
         // Partition 1 goes on while partition 0 has no leader.
         let history = history(&[(0, 10), (1, 10), (1, 30), (1, 50), (0, 60), (1, 65)]);
         assert_eq!(found(&history, 20, 70), Some((0, 10, 50)));
-        assert_eq!(found(&history, 61, 70), Some((0, 60, 10)));
+        assert_eq!(found(&history, 61, 70), Some((1, 50, 15)));
     }
 
     #[test]
