@@ -377,6 +377,23 @@ impl Connection {
         self.produced()
     }
 
+    /// A producer id, by InitProducerId v0 without a transactional id.
+    pub fn init_producer_id(&mut self) -> Result<i64> {
+        const INIT_PRODUCER_ID: i16 = 22;
+        let body = Bytes::new().i16(-1).i32(60_000);
+        let answer = self
+            .call(INIT_PRODUCER_ID, 0, &body.0)?
+            .context("InitProducerId was not answered")?;
+        // throttle i32 | error i16 | producer id i64 | epoch i16
+        let mut fields = Fields::of(&answer);
+        fields.i32()?;
+        let error = fields.i16()?;
+        if error != 0 {
+            bail!("InitProducerId: error {error}");
+        }
+        fields.i64()
+    }
+
     /// Sends a Produce v7 without waiting for its answer, which [`produced`](Self::produced) reads later.
     pub fn ask_produce(
         &mut self,
