@@ -1,7 +1,7 @@
 //! A local cluster of real processes in a temporary directory.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -374,6 +374,24 @@ impl Cluster {
             .context("the nodes have no hosts of their own")
     }
 
+    /// Makes the first `count` nodes the voters in every node's configuration; none may be running.
+    pub fn configure_voters(&mut self, count: usize) -> Result<()> {
+        if let Some(node) = self.running().next() {
+            bail!("node {} runs", node.id());
+        }
+        let voters: Vec<toml::Value> = self.nodes[..count]
+            .iter()
+            .map(|node| voter(node.id(), node.grpc()).into())
+            .collect();
+        for node in &self.nodes {
+            let mut table: toml::Table = std::fs::read_to_string(node.config_file())?.parse()?;
+            table.insert("cluster.voters".into(), voters.clone().into());
+            std::fs::write(node.config_file(), toml::to_string(&table)?)?;
+        }
+        self.voters = count;
+        Ok(())
+    }
+
     /// Kills every running node at once.
     pub fn kill_all(&mut self) -> Result<()> {
         let mut started = self.started();
@@ -447,6 +465,11 @@ impl Drop for Cluster {
     }
 }
 
+/// An entry of `cluster.voters`.
+fn voter(id: u32, grpc: SocketAddr) -> String {
+    format!("{id}@{grpc}")
+}
+
 /// One node's configuration: what it needs to find itself and its peers, then what the test asked for.
 fn config(
     node: &Node,
@@ -461,7 +484,7 @@ fn config(
     set("cluster.id", "cluster-tests".into());
     let voters: Vec<toml::Value> = (0..)
         .zip(voters)
-        .map(|(id, ports): (u32, _)| format!("{id}@{}", at(ports.host, ports.grpc)).into())
+        .map(|(id, ports)| voter(id, (ports.host, ports.grpc).into()).into())
         .collect();
     set("cluster.voters", voters.into());
     set(
