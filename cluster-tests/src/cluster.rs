@@ -432,6 +432,18 @@ impl Cluster {
             .collect()
     }
 
+    /// Copies every node's log to `directory`, under the name of the cluster's own directory.
+    fn keep_logs(&self, directory: &Path) {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        for node in &self.nodes {
+            let mut kept = name.to_owned();
+            kept.push(format!("-node-{}.log", node.id()));
+            if let Err(error) = std::fs::write(directory.join(kept), node.log()) {
+                eprintln!("a log is not kept in {}: {error}", directory.display());
+            }
+        }
+    }
+
     /// Fails if any node logged an ERROR that was not announced.
     pub fn check_logs(&self) -> Result<()> {
         for node in &self.nodes {
@@ -454,12 +466,20 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // A test that succeeds has stopped its nodes, or its output is not shown.
+        let abandoned = self.nodes.iter().any(|node| node.pid().is_some());
         self.nodes.iter_mut().for_each(Node::destroy);
-        if std::thread::panicking() {
+        if let Some(kept) = std::env::var_os("KITTIWAKE_KEEP_LOGS") {
+            self.keep_logs(Path::new(&kept));
+        }
+        if abandoned || std::thread::panicking() {
             for node in &self.nodes {
                 eprintln!("{}", node.log_tail());
             }
-        } else if let Err(error) = self.check_logs() {
+        }
+        if !std::thread::panicking()
+            && let Err(error) = self.check_logs()
+        {
             panic!("{error}");
         }
     }
