@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::janitor::Janitor;
 use crate::network::{CutFrom, Network};
-use crate::node::{Launch, Node, Ports, kittiwake_json, write_new};
+use crate::node::{Launch, Node, Ports, kittiwake_json, run, write_new};
 use crate::view::{Partition, View};
 use crate::wait;
 
@@ -303,52 +304,90 @@ impl Cluster {
         })
     }
 
-    /// Waits until all replicas of every partition of `topic` end at the same offset, then compares them byte by byte and
-    /// with their own indexes and checksums (`kittiwake log verify`). Nobody may be producing, and the nodes may run.
-    pub fn verify_replicas(&self, topic: &str, deadline: Duration) -> Result<()> {
-        let view = self.view()?;
-        let mut found = false;
-        for (_, partition) in view.partitions().filter(|(name, _)| *name == topic) {
-            found = true;
-            let directories: Vec<String> = partition
-                .replicas
-                .iter()
-                .map(|&node| {
-                    let node = &self.nodes[node as usize];
-                    let path = node.partition_directory(topic, partition.index);
-                    path.to_string_lossy().into_owned()
-                })
-                .collect();
+    /// Waits until all replicas of every partition of `topic` end at the same offset, then compares them byte by byte
+    /// (`kittiwake log verify`). Nobody may be producing.
+    pub fn compare_replicas(&self, topic: &str, deadline: Duration) -> Result<()> {
+        for replicas in self.replicas(topic)? {
             let mut last = None;
-            let what = format!("equal replicas of {topic}-{}", partition.index);
-            wait::until(&what, deadline, || match self.verify(&directories) {
-                Ok(ends) if ends.windows(2).all(|pair| pair[0] == pair[1]) => Some(()),
-                other => {
-                    last = Some(other);
-                    None
-                }
+            let what = format!("equal replicas {replicas:?}");
+            wait::until(&what, deadline, || {
+                let found = self.verify(&replicas);
+                let equal = found.as_ref().is_ok_and(|found| {
+                    let mut ends = found.ends.windows(2);
+                    found.differences.is_empty() && ends.all(|pair| pair[0] == pair[1])
+                });
+                last = Some(found);
+                equal.then_some(())
             })
             .with_context(|| format!("the last look: {last:?}"))?;
-        }
-        if !found {
-            bail!("there is no topic {topic}");
         }
         Ok(())
     }
 
-    /// The end offsets of replicas that are sound and do not differ up to the smallest of them.
-    fn verify(&self, directories: &[String]) -> Result<Vec<i64>> {
-        let arguments: Vec<&str> = ["log", "verify"]
-            .into_iter()
-            .chain(directories.iter().map(String::as_str))
+    /// The end of a test. Everybody is in sync, and the replicas of `topics` are equal; a planned stop of all nodes; then
+    /// they are equal still, and every log agrees with its own indexes and checksums; no node has logged an ERROR.
+    pub fn conclude(mut self, topics: &[&str], deadline: Duration) -> Result<()> {
+        self.wait_in_sync(deadline)?;
+        let mut logs = Vec::new();
+        for topic in topics {
+            self.compare_replicas(topic, deadline)?;
+            logs.extend(self.replicas(topic)?);
+        }
+        self.terminate_all()?;
+        for replicas in logs {
+            let found = self.verify(&replicas)?;
+            if !found.differences.is_empty() || !found.faults.is_empty() {
+                bail!("after the stop: {found:?}");
+            }
+        }
+        self.check_logs()
+    }
+
+    /// The directories of each partition's replicas.
+    fn replicas(&self, topic: &str) -> Result<Vec<Vec<String>>> {
+        let view = self.view()?;
+        let partitions = view.partitions().filter(|(name, _)| *name == topic);
+        let found: Vec<Vec<String>> = partitions
+            .map(|(_, partition)| {
+                let directory = |&node: &u32| {
+                    self.nodes[node as usize]
+                        .partition_directory(topic, partition.index)
+                        .to_string_lossy()
+                        .into_owned()
+                };
+                partition.replicas.iter().map(directory).collect()
+            })
             .collect();
-        let report = kittiwake_json(self.binary.as_deref(), &arguments)?;
-        report["logs"]
-            .as_array()
-            .context("a report without logs")?
-            .iter()
-            .map(|log| log["end_offset"].as_i64().context("a log without its end"))
-            .collect()
+        if found.is_empty() {
+            bail!("there is no topic {topic}");
+        }
+        Ok(found)
+    }
+
+    /// What `kittiwake log verify` finds in directories of one partition.
+    fn verify(&self, replicas: &[String]) -> Result<Verified> {
+        let arguments: Vec<&str> = ["log", "verify", "--output", "json"]
+            .into_iter()
+            .chain(replicas.iter().map(String::as_str))
+            .collect();
+        // Findings make it fail, too, and are in the report.
+        let output = run(self.binary.as_deref(), &arguments)?;
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let mut verified = Verified {
+            ends: Vec::new(),
+            differences: list(&report["differences"]),
+            faults: Vec::new(),
+        };
+        for log in list(&report["logs"]) {
+            let end = log["end_offset"]
+                .as_i64()
+                .context("a log without its end")?;
+            verified.ends.push(end);
+            verified.faults.extend(list(&log["faults"]));
+        }
+        Ok(verified)
     }
 
     /// Runs `kittiwake ARGUMENTS --admin HOST:PORT --output json` against node `index`; it must succeed.
@@ -483,6 +522,18 @@ impl Drop for Cluster {
             panic!("{error}");
         }
     }
+}
+
+/// What was found in the replicas of one partition.
+#[derive(Debug)]
+struct Verified {
+    /// Where each ends.
+    ends: Vec<i64>,
+    /// How they differ up to the smallest end.
+    differences: Vec<Value>,
+    /// What is wrong with any of them in itself. Checkpoints of a running node may lag behind, so this is of interest once
+    /// it has stopped.
+    faults: Vec<Value>,
 }
 
 /// An entry of `cluster.voters`.

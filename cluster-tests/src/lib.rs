@@ -14,7 +14,7 @@
 //! cluster.node(leader).start()?;
 //! cluster.wait_in_sync(DEADLINE)?;                             // back in every ISR
 //! clients.finish()?;                                           // fails on any anomaly
-//! cluster.verify_replicas("orders", DEADLINE)?;                // byte by byte
+//! cluster.conclude(&["orders"], DEADLINE)?;                    // replicas are equal, logs clean
 //! # anyhow::Ok(())
 //! ```
 //!

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -421,27 +421,27 @@ fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
 }
 
 /// Runs `kittiwake ARGUMENTS` to its end and returns its output; the command's own exit status is the caller's to judge.
-pub fn run_kittiwake(arguments: &[&str]) -> Result<std::process::Output> {
-    run(binary::kittiwake()?, arguments)
+pub fn run_kittiwake(arguments: &[&str]) -> Result<Output> {
+    run(None, arguments)
 }
 
-fn run(binary: &Path, arguments: &[&str]) -> Result<std::process::Output> {
+/// The same with a binary of the caller's choice; `None` is the one of this build.
+pub(crate) fn run(binary: Option<&Path>, arguments: &[&str]) -> Result<Output> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => binary::kittiwake()?,
+    };
     Ok(Command::new(binary)
         .args(arguments)
         .stdin(Stdio::null())
         .output()?)
 }
 
-/// Runs `kittiwake ARGUMENTS --output json`, which must succeed, and returns what it printed. `None` is the binary of this
-/// build.
+/// Runs `kittiwake ARGUMENTS --output json`, which must succeed, and returns what it printed.
 pub(crate) fn kittiwake_json(
     binary: Option<&Path>,
     arguments: &[&str],
 ) -> Result<serde_json::Value> {
-    let binary = match binary {
-        Some(binary) => binary,
-        None => binary::kittiwake()?,
-    };
     let output = run(binary, &[arguments, &["--output", "json"]].concat())?;
     if !output.status.success() {
         bail!(

@@ -189,9 +189,7 @@ fn honest_write(cluster: &mut Cluster, offset: i64) -> Result<()> {
 fn conclude(mut cluster: Cluster) -> Result<()> {
     honest_write(&mut cluster, 1)?;
     cluster.wait_in_sync(DEADLINE)?;
-    cluster.verify_replicas(TOPIC, DEADLINE)?;
-    cluster.terminate_all()?;
-    cluster.check_logs()
+    cluster.conclude(&[TOPIC], DEADLINE)
 }
 
 #[test]

@@ -131,7 +131,5 @@ fn a_group_goes_on_after_its_coordinator_died() -> Result<()> {
         offset == expected,
         "the next member starts at {offset} instead of {expected}"
     );
-    cluster.verify_replicas(TOPIC, DEADLINE)?;
-    cluster.terminate_all()?;
-    cluster.check_logs()
+    cluster.conclude(&[TOPIC], DEADLINE)
 }

@@ -46,7 +46,5 @@ fn one_node_grows_to_three() -> Result<()> {
     cluster.node(0).start()?;
     cluster.wait_in_sync(DEADLINE)?;
     clients.finish()?;
-    cluster.verify_replicas(TOPIC, DEADLINE)?;
-    cluster.terminate_all()?;
-    cluster.check_logs()
+    cluster.conclude(&[TOPIC], DEADLINE)
 }

@@ -80,11 +80,7 @@ fn hang(is_controller: bool) -> Result<()> {
         probed.snapshot().final_reads.is_empty(),
         "what the hung leader was asked to write was written"
     );
-    for topic in [TOPIC, PROBE] {
-        cluster.verify_replicas(topic, DEADLINE)?;
-    }
-    cluster.terminate_all()?;
-    cluster.check_logs()
+    cluster.conclude(&[TOPIC, PROBE], DEADLINE)
 }
 
 #[test]

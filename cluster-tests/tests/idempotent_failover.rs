@@ -64,7 +64,5 @@ fn a_repeated_batch_keeps_its_offset_under_another_leader() -> Result<()> {
     }
     let answer = produce(&mut cluster, &batch(id, sequence))?;
     ensure!(answer == (0, i64::from(sequence)), "and on: {answer:?}");
-    cluster.verify_replicas(TOPIC, DEADLINE)?;
-    cluster.terminate_all()?;
-    cluster.check_logs()
+    cluster.conclude(&[TOPIC], DEADLINE)
 }

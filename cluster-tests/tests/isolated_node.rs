@@ -69,11 +69,7 @@ fn isolate(from: CutFrom) -> Result<()> {
     if let Some(read) = probed.snapshot().final_reads.first() {
         bail!("what only the isolated leader was asked to write is in the log: {read:?}");
     }
-    for topic in [TOPIC, PROBE] {
-        cluster.verify_replicas(topic, DEADLINE)?;
-    }
-    cluster.terminate_all()?;
-    cluster.check_logs()
+    cluster.conclude(&[TOPIC, PROBE], DEADLINE)
 }
 
 fn batch(sequence: u64) -> Vec<u8> {

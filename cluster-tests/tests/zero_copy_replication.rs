@@ -41,7 +41,7 @@ fn by_the_nodes_own_count() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &[])?;
     produce(&cluster.bootstrap())?;
-    cluster.verify_replicas(TOPIC, DEADLINE)?;
+    cluster.compare_replicas(TOPIC, DEADLINE)?;
     let metrics = cluster.node(0).metrics()?;
     let bytes = |path| {
         metrics
@@ -78,7 +78,7 @@ fn by_its_system_calls() -> Result<()> {
     create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &[])?;
     ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == 0);
     produce(&cluster.bootstrap())?;
-    cluster.verify_replicas(TOPIC, DEADLINE)?;
+    cluster.compare_replicas(TOPIC, DEADLINE)?;
     let port = cluster.node(0).replication().port();
     cluster.terminate_all()?;
     let sent = Sent::read(&trace, port)?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Clients, DEADLINE, PROGRESS, conclude, three_nodes};
+use super::{Clients, DEADLINE, PROGRESS, three_nodes};
 use crate::Cluster;
 use crate::pauses;
 use crate::wait;
@@ -77,7 +77,7 @@ pub fn failover(role: Role, count: usize, seed: u64, binary: Option<PathBuf>) ->
     let history = veteran.finish()?;
     report.acknowledged += history.final_reads.len();
     let last = subject(count);
-    conclude(cluster, &[VETERAN, &last])?;
+    cluster.conclude(&[VETERAN, &last], DEADLINE)?;
     Ok(report)
 }
 

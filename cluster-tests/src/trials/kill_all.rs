@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Clients, DEADLINE, PROGRESS, conclude, three_nodes};
+use super::{Clients, DEADLINE, PROGRESS, three_nodes};
 use crate::Cluster;
 use crate::workload::{Load, create_topic};
 
@@ -59,6 +59,6 @@ pub fn kill_all(count: usize, binary: Option<PathBuf>) -> Result<Report> {
         cluster.wait_in_sync(DEADLINE)?;
     }
     clients.finish()?;
-    conclude(cluster, &[TOPIC])?;
+    cluster.conclude(&[TOPIC], DEADLINE)?;
     Ok(report)
 }

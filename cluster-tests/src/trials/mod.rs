@@ -94,13 +94,3 @@ pub fn judge(history: &History, guarantees: Guarantees) -> Result<()> {
         shown.join("\n")
     );
 }
-
-/// The end of a trial: everybody in sync, the replicas of `topics` equal, a planned stop of all, and clean logs.
-fn conclude(mut cluster: Cluster, topics: &[&str]) -> Result<()> {
-    cluster.wait_in_sync(DEADLINE)?;
-    for topic in topics {
-        cluster.verify_replicas(topic, DEADLINE)?;
-    }
-    cluster.terminate_all()?;
-    cluster.check_logs()
-}

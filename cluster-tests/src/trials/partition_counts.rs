@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Clients, conclude};
+use super::Clients;
 use crate::pauses;
 use crate::wait;
 use crate::workload::{Load, create_topic, create_topic_on};
@@ -141,7 +141,7 @@ fn measure(
         pause: pause.length,
         all_led,
     };
-    conclude(cluster, &[PROBE])?;
+    cluster.conclude(&[PROBE], DEADLINE)?;
     Ok(report)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Clients, DEADLINE, PROGRESS, conclude, three_nodes};
+use super::{Clients, DEADLINE, PROGRESS, three_nodes};
 use crate::Cluster;
 use crate::pauses;
 use crate::workload::{Load, create_topic};
@@ -63,6 +63,6 @@ pub fn planned_restart(rounds: usize, binary: Option<PathBuf>) -> Result<Report>
         report.stops.push(stop.length);
         report.returns.push(back.length);
     }
-    conclude(cluster, &[TOPIC])?;
+    cluster.conclude(&[TOPIC], DEADLINE)?;
     Ok(report)
 }

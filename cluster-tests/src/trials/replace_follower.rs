@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Clients, DEADLINE, conclude};
+use super::{Clients, DEADLINE};
 use crate::history::History;
 use crate::wait;
 use crate::workload::{Load, create_topic_on};
@@ -88,7 +88,7 @@ pub fn replace_follower(plan: &Plan, binary: Option<PathBuf>) -> Result<Report> 
         );
     }
     println!("back in every ISR after {:.1?}", report.took);
-    conclude(cluster, &[TOPIC])?;
+    cluster.conclude(&[TOPIC], DEADLINE)?;
     Ok(report)
 }
 
