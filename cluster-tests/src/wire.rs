@@ -322,6 +322,18 @@ impl Connection {
         }
     }
 
+    /// Whether neither an answer nor the end of the connection has arrived yet.
+    pub fn is_silent(&self) -> Result<bool> {
+        self.stream.set_nonblocking(true)?;
+        let arrived = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false)?;
+        match arrived {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Ok(_) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The next answer without its length (correlation id first), or `None` if the node closed the connection.
     pub fn answer(&mut self) -> Result<Option<Vec<u8>>> {
         let mut length = [0; 4];

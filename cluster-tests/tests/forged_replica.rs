@@ -1,22 +1,26 @@
-//! Only a registered node with its current broker epoch is a replica, and only on the replication listener: whoever else
-//! claims to be one gets an error and no records (CVE-2018-1288), and moves no high watermark. Bytes that are no frame get a
-//! closed connection there, as everywhere.
+//! Only a registered node with its current broker epoch is a replica, and only on the replication listener (CVE-2018-1288).
+//! Whoever else claims to be one there gets an error and no records; on a client listener the claim counts for nothing: what
+//! is not committed stays hidden, and the high watermark does not move. Bytes that are no frame get a closed connection on
+//! the replication listener, as everywhere.
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cluster_tests::Cluster;
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::wire::{Batch, Bytes, Connection, Fields, request};
+use cluster_tests::wire::{ACKS_ALL, ACKS_LEADER, Batch, Bytes, Connection, Fields, request};
 use cluster_tests::workload::create_topic_on;
 
 const TOPIC: &str = "guarded";
-const MARKER: &[u8] = b"only replicas and consumers may have this";
+/// A record that every replica has.
+const COMMITTED: &[u8] = b"consumers may have this, and replicas";
+/// Records that the leader alone has: its followers hang.
+const UNCOMMITTED: &[u8] = b"nobody but a replica may have this yet";
 const FETCH: i16 = 1;
 /// The last version that names topics, and the replica in its first field.
 const CLASSIC: i16 = 11;
 /// Topic ids, and the replica with its epoch in a tagged field (KIP-903).
-const TAGGED: i16 = 16;
+const TAGGED: i16 = 17;
 /// A consumer, in either form.
 const CONSUMER: i32 = -1;
 
@@ -49,23 +53,30 @@ fn tagged(replica: i32, epoch: i64) -> Claim {
 struct Fetched {
     /// Kafka's error code: of the request, or else of the partition.
     error: i16,
-    has_records: bool,
+    has_committed: bool,
+    has_uncommitted: bool,
 }
 
-/// Fetches partition 0 from its beginning; `None` if the connection was closed instead.
-fn fetch(address: SocketAddr, claim: Claim, topic_id: &[u8; 16]) -> Result<Option<Fetched>> {
+/// Fetches partition 0 from `offset` on, without waiting for more; `None` if the connection was closed instead.
+fn fetch(
+    address: SocketAddr,
+    claim: Claim,
+    topic_id: &[u8; 16],
+    offset: i64,
+) -> Result<Option<Fetched>> {
     const CORRELATION: i32 = 11;
     let flexible = claim.version == TAGGED;
     let body = match flexible {
-        true => tagged_body(claim, topic_id),
-        false => classic_body(claim),
+        true => tagged_body(claim, topic_id, offset),
+        false => classic_body(claim, offset),
     };
     let mut connection = Connection::open(address)?;
     connection.send(&request(FETCH, claim.version, CORRELATION, flexible, &body))?;
     let Some(answer) = connection.answer()? else {
         return Ok(None);
     };
-    let has_records = answer.windows(MARKER.len()).any(|bytes| bytes == MARKER);
+    let holds = |record: &[u8]| answer.windows(record.len()).any(|bytes| bytes == record);
+    let (has_committed, has_uncommitted) = (holds(COMMITTED), holds(UNCOMMITTED));
     let mut fields = Fields::of(&answer);
     ensure!(fields.i32()? == CORRELATION);
     if flexible {
@@ -76,7 +87,11 @@ fn fetch(address: SocketAddr, claim: Claim, topic_id: &[u8; 16]) -> Result<Optio
         0 => partition_error(&mut fields, flexible).unwrap_or(0),
         error => error,
     };
-    Ok(Some(Fetched { error, has_records }))
+    Ok(Some(Fetched {
+        error,
+        has_committed,
+        has_uncommitted,
+    }))
 }
 
 /// The error of the first partition of the first topic, if there is one.
@@ -91,13 +106,13 @@ fn partition_error(fields: &mut Fields<'_>, flexible: bool) -> Result<i16> {
     fields.i16()
 }
 
-fn classic_body(claim: Claim) -> Vec<u8> {
+fn classic_body(claim: Claim, offset: i64) -> Vec<u8> {
     // replica, max wait, min bytes, max bytes, isolation, session, epoch, one topic with one partition, nothing forgotten
-    let partition = Bytes::new().i32(0).i32(-1).i64(0).i64(-1).i32(1 << 20);
+    let partition = Bytes::new().i32(0).i32(-1).i64(offset).i64(-1).i32(1 << 20);
     Bytes::new()
         .i32(claim.replica)
-        .i32(100)
-        .i32(1)
+        .i32(0)
+        .i32(0)
         .i32(1 << 20)
         .i8(0)
         .i32(0)
@@ -111,11 +126,11 @@ fn classic_body(claim: Claim) -> Vec<u8> {
         .0
 }
 
-fn tagged_body(claim: Claim, topic_id: &[u8; 16]) -> Vec<u8> {
+fn tagged_body(claim: Claim, topic_id: &[u8; 16], offset: i64) -> Vec<u8> {
     let partition = Bytes::new()
         .i32(0)
         .i32(-1)
-        .i64(0)
+        .i64(offset)
         .i32(-1)
         .i64(-1)
         .i32(1 << 20)
@@ -125,8 +140,8 @@ fn tagged_body(claim: Claim, topic_id: &[u8; 16]) -> Vec<u8> {
         .i64(claim.epoch)
         .unsigned_varint(0);
     Bytes::new()
-        .i32(100)
-        .i32(1)
+        .i32(0)
+        .i32(0)
         .i32(1 << 20)
         .i8(0)
         .i32(0)
@@ -180,74 +195,112 @@ fn honest_write(cluster: &mut Cluster, offset: i64) -> Result<()> {
     let answer = Connection::open(cluster.node(0).kafka())?.produce(
         TOPIC,
         0,
-        &Batch::of(&[MARKER]).encode(),
+        &Batch::of(&[COMMITTED]).encode(),
     )?;
     ensure!(answer == Some((0, offset)), "an honest write: {answer:?}");
     Ok(())
 }
 
-fn conclude(mut cluster: Cluster) -> Result<()> {
-    honest_write(&mut cluster, 1)?;
-    cluster.wait_in_sync(DEADLINE)?;
-    cluster.conclude(&[TOPIC], DEADLINE)
+/// Every claim that is false, about a broker that has this epoch.
+fn lies(epoch: i64) -> Vec<Claim> {
+    let mut lies = vec![classic(1), classic(2), classic(77)];
+    for wrong in [-1, 0, epoch - 1, epoch + 1, i64::MAX] {
+        lies.push(tagged(1, wrong));
+    }
+    for nobody in [77, i32::MAX, i32::MIN] {
+        lies.push(tagged(nobody, epoch));
+    }
+    lies
 }
 
 #[test]
-fn a_forged_replica_gets_no_records() -> Result<()> {
+fn a_forged_replica_is_none() -> Result<()> {
     let (mut cluster, id) = scene()?;
     let (kafka, replication) = (cluster.node(0).kafka(), cluster.node(0).replication());
     for claim in [classic(CONSUMER), tagged(CONSUMER, -1)] {
-        let Some(fetched) = fetch(kafka, claim, &id)? else {
-            bail!("a consumer was turned away");
-        };
+        let fetched = fetch(kafka, claim, &id, 0)?;
         ensure!(
-            fetched.has_records && fetched.error == 0,
+            fetched
+                .as_ref()
+                .is_some_and(|fetched| fetched.has_committed),
             "a consumer: {fetched:?}"
         );
     }
     let status = cluster.node(0).status()?;
-    let epoch = status["nodes"]
-        .as_array()
-        .and_then(|nodes| nodes.iter().find(|node| node["id"] == 1))
-        .and_then(|node| node["epoch"].as_i64())
-        .with_context(|| format!("no epoch of node 1 in {status}"))?;
-    let forged = [
-        classic(1),
-        classic(77),
-        tagged(1, -1),
-        tagged(1, 0),
-        tagged(1, epoch - 1),
-        tagged(1, epoch + 1),
-        tagged(1, i64::MAX),
-        tagged(77, 0),
-        tagged(77, epoch),
-        tagged(i32::MAX, epoch),
-        tagged(i32::MIN, epoch),
-    ];
-    // What is right on the replication listener is wrong here, and a consumer has no business there.
-    let misplaced = [
-        (kafka, tagged(1, epoch)),
-        (replication, classic(CONSUMER)),
-        (replication, tagged(CONSUMER, -1)),
-    ];
-    let everywhere = forged
-        .iter()
-        .flat_map(|&claim| [(kafka, claim), (replication, claim)]);
-    for (address, claim) in everywhere.chain(misplaced) {
-        let listener = match address == kafka {
-            true => "clients'",
-            false => "replication",
-        };
-        let fetched = fetch(address, claim, &id)
-            .with_context(|| format!("{claim:?} on the {listener} listener"))?;
-        if let Some(fetched) = fetched {
-            ensure!(
-                !fetched.has_records && fetched.error != 0,
-                "{claim:?} on the {listener} listener: {fetched:?}"
-            );
+    let epoch_of = |node| {
+        status["nodes"]
+            .as_array()
+            .and_then(|nodes| nodes.iter().find(|found| found["id"] == node))
+            .and_then(|found| found["epoch"].as_i64())
+            .with_context(|| format!("no epoch of node {node} in {status}"))
+    };
+    let (one, two) = (epoch_of(1)?, epoch_of(2)?);
+
+    for node in [1, 2] {
+        cluster.node(node).pause()?;
+    }
+    let batch = Batch::of(&[UNCOMMITTED]).encode();
+    let mut leader_only = Connection::open(kafka)?;
+    leader_only.ask_produce(ACKS_LEADER, TOPIC, 0, &batch)?;
+    ensure!(leader_only.produced()? == Some((0, 1)));
+    let mut waiting = Connection::open(kafka)?;
+    waiting.ask_produce(ACKS_ALL, TOPIC, 0, &batch)?;
+
+    // From the beginning, from what is not committed, and from where a replica would be that has it all.
+    for offset in [0, 1, 3] {
+        for claim in lies(one) {
+            refused(replication, claim, &id, offset)?;
+            hidden(kafka, claim, &id, offset)?;
+        }
+        // True, but on the wrong listener; and consumers have no business on the other.
+        for claim in [tagged(1, one), tagged(2, two)] {
+            hidden(kafka, claim, &id, offset)?;
+        }
+        for claim in [classic(CONSUMER), tagged(CONSUMER, -1)] {
+            refused(replication, claim, &id, offset)?;
         }
     }
-    conclude(cluster)
+    ensure!(
+        waiting.is_silent()?,
+        "forged fetches moved the high watermark: a write was answered that no follower has"
+    );
+    hidden(kafka, classic(CONSUMER), &id, 1)?;
+
+    for node in [1, 2] {
+        cluster.node(node).resume()?;
+    }
+    let answer = waiting.produced()?;
+    ensure!(
+        answer == Some((0, 2)),
+        "with its followers back: {answer:?}"
+    );
+    cluster.conclude(&[TOPIC], DEADLINE)
+}
+
+/// No records, and an error or a closed connection.
+fn refused(address: SocketAddr, claim: Claim, id: &[u8; 16], offset: i64) -> Result<()> {
+    let fetched = fetch(address, claim, id, offset)
+        .with_context(|| format!("{claim:?} on the replication listener"))?;
+    ensure!(
+        fetched.as_ref().is_none_or(|fetched| {
+            fetched.error != 0 && !fetched.has_committed && !fetched.has_uncommitted
+        }),
+        "{claim:?} from {offset} on the replication listener: {fetched:?}"
+    );
+    Ok(())
+}
+
+/// At most what a consumer would be given.
+fn hidden(address: SocketAddr, claim: Claim, id: &[u8; 16], offset: i64) -> Result<()> {
+    let fetched = fetch(address, claim, id, offset)
+        .with_context(|| format!("{claim:?} on the clients' listener"))?;
+    ensure!(
+        fetched
+            .as_ref()
+            .is_none_or(|fetched| !fetched.has_uncommitted),
+        "{claim:?} from {offset} on the clients' listener: {fetched:?}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -297,7 +350,8 @@ fn the_replication_listener_takes_nothing_else() -> Result<()> {
             "API {api} was answered on the replication listener"
         );
     }
-    conclude(cluster)
+    honest_write(&mut cluster, 1)?;
+    cluster.conclude(&[TOPIC], DEADLINE)
 }
 
 #[test]

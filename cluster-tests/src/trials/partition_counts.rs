@@ -32,8 +32,8 @@ pub struct Report {
     pub resident_bytes: u64,
     /// Share of one core at rest, of the busiest node.
     pub idle_cpu: f64,
-    /// Fetch requests per second between the nodes at rest, all together; `None` if they do not count them.
-    pub fetches_per_second: Option<f64>,
+    /// Fetch requests per second between the nodes at rest, all together.
+    pub fetches_per_second: f64,
     /// Bytes per second that the nodes sent at rest, all together.
     pub bytes_per_second: f64,
     /// The longest time without acknowledgements after `kill -9` of a node that led a third of the partitions.
@@ -54,16 +54,13 @@ pub fn partition_counts(
         .map(|&partitions| {
             let report = measure(partitions, rest, under.as_ref(), binary.as_ref())
                 .with_context(|| format!("{partitions} partitions"))?;
-            let fetches = match report.fetches_per_second {
-                Some(fetches) => format!("{fetches:.1}"),
-                None => "unknown".into(),
-            };
             println!(
-                "{partitions} partitions: {:.0} created/s, {} MiB resident, {:.2} % CPU at rest, {fetches} fetches/s and {:.0} B/s between nodes at rest; \
+                "{partitions} partitions: {:.0} created/s, {} MiB resident, {:.2} % CPU at rest, {:.1} fetches/s and {:.0} B/s between nodes at rest; \
                  after kill -9 no acknowledgements for {:.3?}, all led after {:.3?}",
                 report.created_per_second,
                 report.resident_bytes >> 20,
                 report.idle_cpu * 100.0,
+                report.fetches_per_second,
                 report.bytes_per_second,
                 report.pause,
                 report.all_led,
@@ -133,10 +130,7 @@ fn measure(
             .zip(&before.cpu)
             .map(|(after, before)| (*after - *before).as_secs_f64() / seconds)
             .fold(0.0, f64::max),
-        fetches_per_second: after
-            .fetches
-            .zip(before.fetches)
-            .map(|(after, before)| (after - before) / seconds),
+        fetches_per_second: (after.fetches - before.fetches) / seconds,
         bytes_per_second: (after.bytes_out - before.bytes_out) / seconds,
         pause: pause.length,
         all_led,
@@ -151,8 +145,8 @@ struct Usage {
     resident_bytes: u64,
     /// Of each.
     cpu: Vec<Duration>,
-    /// Fetch requests answered by all of them. At rest nobody but the nodes fetches.
-    fetches: Option<f64>,
+    /// Fetches of followers that leaders have answered, of all of them.
+    fetches: f64,
     /// Bytes of responses of all of them. The scrape itself is HTTP and not among them.
     bytes_out: f64,
 }
@@ -162,18 +156,16 @@ impl Usage {
         let mut usage = Self {
             resident_bytes: 0,
             cpu: Vec::new(),
-            fetches: None,
+            fetches: 0.0,
             bytes_out: 0.0,
         };
         for node in cluster.nodes() {
             usage.resident_bytes = usage.resident_bytes.max(node.resident_bytes()?);
             usage.cpu.push(node.cpu_time()?);
             let metrics = node.metrics()?;
-            let fetches = metrics.sum("kittiwake_requests_total", &[("api", "Fetch")]);
-            usage.fetches = match (usage.fetches, fetches) {
-                (Some(sum), Some(more)) => Some(sum + more),
-                (sum, more) => sum.or(more),
-            };
+            usage.fetches += metrics
+                .sum("kittiwake_replica_fetches_total", &[])
+                .with_context(|| format!("no replica fetches among {:?}", metrics.names()))?;
             usage.bytes_out += metrics
                 .sum("kittiwake_bytes_out_total", &[])
                 .with_context(|| format!("no bytes out among {:?}", metrics.names()))?;
