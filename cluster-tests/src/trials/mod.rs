@@ -10,6 +10,7 @@ pub mod kill_all;
 pub mod partition_counts;
 pub mod planned_restart;
 pub mod replace_follower;
+pub mod soak;
 
 use std::path::PathBuf;
 use std::time::Duration;
