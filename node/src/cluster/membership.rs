@@ -152,3 +152,53 @@ pub(crate) async fn watch_lease(broker: Arc<Broker>, shutdown: CancellationToken
         () = shutdown.cancelled() => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kittiwake_raft::{Command, IncarnationId, LastStop};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::node::Node;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_fenced_node_that_lives_comes_back_and_a_superseded_one_stops() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::for_tests(directory.path()).await;
+        let broker = &Arc::clone(node.broker());
+        let registered = Arc::clone(broker.image().broker(broker.node_id).unwrap());
+        assert_eq!(broker.epoch.get(), Some(&registered.epoch));
+        let staying = stay(broker, registered.epoch);
+        tokio::pin!(staying);
+
+        let fence = Command::FenceBroker {
+            broker: broker.node_id,
+            epoch: registered.epoch,
+        };
+        broker.quorum.propose(fence).await.unwrap();
+        let mut images = broker.quorum.watch();
+        let unfenced = images.wait_for(|image| !image.broker(broker.node_id).unwrap().fenced);
+        tokio::select! {
+            expelled = &mut staying => panic!("{expelled}"),
+            unfenced = timeout(DEADLINE, unfenced) => drop(unfenced.unwrap().unwrap()),
+        }
+
+        let twin = RegisterBroker {
+            broker: broker.node_id,
+            incarnation_id: IncarnationId::random(),
+            directory_id: registered.directory_id,
+            endpoints: registered.endpoints.clone(),
+            rack: None,
+            last_stop: LastStop::Killed,
+        };
+        let command = Command::RegisterBroker(twin);
+        broker.quorum.propose(command).await.unwrap();
+        let expelled = timeout(DEADLINE, staying).await.unwrap();
+        assert!(matches!(expelled, Expelled::Superseded { .. }));
+        node.stop_for_tests().await;
+    }
+}

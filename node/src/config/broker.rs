@@ -167,7 +167,8 @@ broker_keys! {
     "num.partitions" => num_partitions: i32 = Some("1"), 1;
     "Partitions of a topic whose creator does not say."
     "default.replication.factor" => default_replication_factor: Option<i16> = Some(""), 1;
-    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes."
+    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes. Until so many nodes have \
+     registered, such topics are not created."
     "auto.create.topics.enable" => auto_create_topics_enable: bool = Some("true");
     "Whether a client's Metadata request may create the topics it names."
     "delete.topic.enable" => delete_topic_enable: bool = Some("true");
