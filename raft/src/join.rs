@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kittiwake_proto::kittiwake::raft::v1 as pb;
 use kittiwake_proto::metadata::v1::Member;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -23,9 +24,9 @@ use crate::transport;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A member that knows no controller for so long asks whether it still is one: who was taken out
-/// while it was away hears from nobody.
-const LEADERLESS: Duration = Duration::from_secs(3);
+/// A member that has heard from no controller for so long asks whether it still is one: nobody tells
+/// who was taken out while it was away.
+const FORGOTTEN: Duration = Duration::from_secs(3);
 
 /// How long one node may take to answer. Taking a member in is one entry, fsynced by a majority.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,26 +41,21 @@ pub(crate) async fn run(local: Arc<Local>) {
     let mut told = None;
     loop {
         drop(changes.borrow_and_update());
-        let wait = match standing(&local) {
-            Standing::In => None,
-            Standing::Leaderless => Some(LEADERLESS),
-            Standing::Out => Some(Duration::ZERO),
+        let settled = match is_member(&local) {
+            false => false,
+            // What changes is looked at at once, silence is not an event.
+            true => match timeout(FORGOTTEN, changes.changed()).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(_)) => return,
+                Err(_) => !is_forgotten(&local).await,
+            },
         };
-        let Some(wait) = wait else {
+        if settled {
             pause = PAUSE;
-            if changes.changed().await.is_err() {
-                return;
-            }
             continue;
-        };
-        match timeout(wait, changes.changed()).await {
-            Ok(Err(_)) => return,
-            // Something has changed: look again.
-            Ok(Ok(())) => continue,
-            Err(_) => {}
         }
         match ask(&local).await {
-            Some(Ok(())) => tracing::info!("the metadata quorum has this node as a member"),
+            Some(Ok(())) => tracing::debug!("the metadata quorum has this node as a member"),
             Some(Err(refusal)) if told.as_ref() != Some(&refusal) => {
                 tracing::warn!(%refusal, "the metadata quorum does not take this node in");
                 told = Some(refusal);
@@ -73,24 +69,25 @@ pub(crate) async fn run(local: Arc<Local>) {
     }
 }
 
-enum Standing {
-    In,
-    /// A member, as far as it knows.
-    Leaderless,
-    Out,
-}
-
-fn standing(local: &Local) -> Standing {
+/// Whether the membership, as this node knows it, has the node where it is.
+fn is_member(local: &Local) -> bool {
     let metrics = local.raft.server_metrics();
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();
-    if membership.get_node(&local.directory_id) != Some(&local.node) {
-        Standing::Out
-    } else if metrics.current_leader.is_none() {
-        Standing::Leaderless
-    } else {
-        Standing::In
+    membership.get_node(&local.directory_id) == Some(&local.node)
+}
+
+/// Whether no controller has been heard of for long. The membership this node knows may be of long
+/// ago, and so may the controller.
+async fn is_forgotten(local: &Local) -> bool {
+    if local.leads() {
+        return false;
     }
+    let heard = local
+        .raft
+        .with_raft_state(|state| state.vote_last_modified());
+    let heard = heard.await.ok().flatten();
+    heard.is_none_or(|heard| heard.elapsed() >= FORGOTTEN)
 }
 
 /// One round. `None`: nobody who could decide was reached.

@@ -119,8 +119,10 @@ pub struct QuorumStatus {
     pub applied: Option<u64>,
     /// Last offset of the latest snapshot.
     pub snapshot: Option<u64>,
-    /// Members that vote.
+    /// Members that vote; while they change, the old and the new ones.
     pub voters: Vec<Member>,
+    /// The voters change: a majority of the old and of the new ones is needed for everything.
+    pub changing: bool,
     /// Members that only follow.
     pub learners: Vec<Member>,
 }
@@ -487,6 +489,7 @@ impl MetadataQuorum {
             applied: metrics.last_applied.map(|_| self.image().offset),
             snapshot: metrics.snapshot.map(|id| id.index),
             voters,
+            changing: membership.get_joint_config().len() > 1,
             learners,
         }
     }

@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Instant as _};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::forward::{Attempt, ChangeMember};
 use crate::ids::DirectoryId;
@@ -85,7 +85,22 @@ impl Local {
             ChangeMember::AddVoter(broker) => view.add_voter(broker),
             ChangeMember::Remove(broker) => view.remove(broker).map(Some),
         };
-        self.decide(decide, deadline).await
+        // An operator need not time it: what is a matter of moments is waited for, but not for so
+        // long that the answer comes too late.
+        let patience = deadline - self.propose_timeout / 2;
+        loop {
+            let decided = self.decide(decide, deadline).await;
+            let passing = matches!(
+                decided,
+                Attempt::Answered(Err(
+                    MembershipRefusal::NotCaughtUp(_) | MembershipRefusal::InProgress
+                ))
+            );
+            if !passing || Instant::now() >= patience {
+                return decided;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn decide(

@@ -13,6 +13,9 @@
 //!   two voters stand still when either fails, one does only when it fails itself.
 //! - Every other learner stays one until an operator says otherwise.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{BrokerId, DirectoryId};
