@@ -1,18 +1,20 @@
 //! The node as its APIs see it: configuration, metadata, partitions, coordinators.
 
-use kittiwake_raft::{BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
+use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
 use parking_lot::Mutex;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::fetch::SessionCache;
+use crate::cluster::ControllerLease;
 use crate::config::BrokerConfig;
 use crate::controller::producer_ids::ProducerIds;
 use crate::coordinator::GroupCoordinator;
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
+use crate::replication::sessions::ReplicaSessions;
 use crate::wire::admission::Admission;
 
 /// Milliseconds since 1970 by the wall clock, Kafka's time. Taken at the edge only: what decides is given the time.
@@ -21,6 +23,13 @@ pub fn now_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since the node started, by a clock that only goes forward: what deadlines and lags are measured with.
+pub fn uptime_ms() -> i64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    let uptime = STARTED.get_or_init(Instant::now).elapsed();
+    i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Look-ups on the blocking pool at once: each may unpack a batch, and the flushes of acknowledgements use the same pool.
@@ -43,10 +52,18 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// The fetch sessions of its clients.
     pub fetch_sessions: Mutex<SessionCache>,
+    /// The fetch sessions of its followers.
+    pub replica_sessions: ReplicaSessions,
     /// Turns at looking offsets up on the blocking pool, so that look-ups cannot take all of its threads and memory.
     pub lookups: Arc<Semaphore>,
-    /// Set when the node stops.
+    /// For how long it may accept writes; without a valid one it refuses them.
+    pub lease: Arc<ControllerLease>,
+    /// This life's registration, once it has one.
+    pub epoch: OnceLock<BrokerEpoch>,
+    /// Set when the node stops serving clients.
     pub shutdown: CancellationToken,
+    /// Set when the followers here are to stop: later in a stop than `shutdown`, when this node has left every ISR.
+    pub followers_shutdown: CancellationToken,
     /// What it lets in.
     pub admission: Arc<Admission>,
     /// What it counts.

@@ -3,7 +3,11 @@
 //! A fetch is answered at once when it has an error, asks for nothing, may not wait, meets `min_bytes`, or finds a
 //! diverging epoch; else it waits for the high watermarks of its partitions, no longer than `max_wait_ms`. Consumers read
 //! to the high watermark, read_committed ones to the last stable offset; both are batch boundaries, so both take the
-//! zero-copy path. A `replica_id` in a request on a client listener does not make a follower (CVE-2018-1288).
+//! zero-copy path. A `replica_id` in a request on a client listener does not make a follower (CVE-2018-1288); followers
+//! come in by a listener of their own, see [`replica`].
+//!
+//! **Near replicas** (KIP-392). A consumer that names its rack and asks a leader in another one is sent to an in-sync
+//! follower in its rack; a follower serves consumers (v11+) to the high watermark that it knows.
 //!
 //! **Size.** Partitions are served in request order out of one budget of `max_bytes`; the first that has records returns
 //! at least one whole batch even over it. **Epochs.** The client's current leader epoch is checked (KIP-320), and the
@@ -13,12 +17,15 @@
 //! **Disk.** Finding an offset in the active segment needs no disk; in older segments it may, and is then done off the
 //! async workers.
 
+pub(crate) mod replica;
 mod response;
 mod session;
 
 pub use session::SessionCache;
 
 use kafka_wire::FetchRequest;
+use kafka_wire_core::StrBytes;
+use kittiwake_raft::BrokerId;
 use kittiwake_storage::{LeaderEpoch, Offset, ReadError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,19 +35,25 @@ use tokio::time::{Instant, timeout_at};
 use self::response::{Endpoint, Partition, Response, Topic};
 use self::session::{Content, FetchContext, NO_SESSION, Told, Wanted};
 use super::answered::Stopwatch;
-use super::{Admitted, ErrorCode, RequestContext, STRUCT_EXPANSION_MAX, decode, topic_id};
+use super::{
+    Admitted, ErrorCode, RequestContext, STRUCT_EXPANSION_MAX, decode, is_replication, topic_id,
+};
 use crate::broker::now_ms;
-use crate::partition::{self, FetchWaiter};
+use crate::partition::{self, Continuity, FetchWaiter};
 use crate::wire::Reply;
 use crate::wire::send_plan::SendPlan;
 
 const TOPIC_IDS_FROM: i16 = 13;
+const NEAR_REPLICAS_FROM: i16 = 11;
 const READ_COMMITTED: i8 = 1;
 
 /// A wait is never longer than this, whatever the client asks.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
+    if is_replication(&ctx.peer) {
+        return replica::begin(ctx, admitted);
+    }
     let request = match decode::<FetchRequest>(&admitted, STRUCT_EXPANSION_MAX) {
         Ok(request) => request,
         Err(reason) => return Reply::Close(reason),
@@ -97,6 +110,8 @@ struct Terms {
     bytes_min: usize,
     bytes_max: usize,
     read_committed: bool,
+    /// The consumer's rack, if it is not this node's.
+    other_rack: Option<StrBytes>,
 }
 
 impl Terms {
@@ -108,6 +123,10 @@ impl Terms {
                 .unwrap_or(0)
                 .min(ctx.broker.fetch_bytes_max()),
             read_committed: request.isolation_level == READ_COMMITTED,
+            other_rack: Some(&request.rack_id)
+                .filter(|rack| !rack.is_empty())
+                .filter(|rack| ctx.broker.config.broker_rack.as_deref() != Some(rack))
+                .cloned(),
         }
     }
 }
@@ -216,11 +235,25 @@ impl Fetch {
 
     fn partition(&self, wanted: &Wanted) -> Result<Arc<partition::Partition>, ErrorCode> {
         let partitions = &self.ctx.broker.partitions;
+        let (key, index) = (&wanted.key, wanted.key.partition);
         if self.terms.version >= TOPIC_IDS_FROM {
-            partitions.get_by_id(topic_id(wanted.key.topic_id)?, wanted.key.partition)
+            partitions.get_readable_by_id(topic_id(key.topic_id)?, index)
+        } else if self.terms.version >= NEAR_REPLICAS_FROM {
+            partitions.get_readable(&key.topic, index)
         } else {
-            partitions.get(&wanted.key.topic, wanted.key.partition)
+            partitions.get(&key.topic, index)
         }
+    }
+
+    /// An in-sync follower in the consumer's rack that has what it wants to read.
+    fn near_replica(&self, partition: &partition::Partition, from: Offset) -> Option<BrokerId> {
+        let rack = self.terms.other_rack.as_ref()?;
+        let image = self.ctx.broker.image();
+        let is_near = |id: &BrokerId| {
+            let broker = image.broker(*id);
+            broker.is_some_and(|broker| !broker.fenced && broker.rack.as_deref() == Some(rack))
+        };
+        partition.followers_with(from).into_iter().find(is_near)
     }
 
     fn read_partition(
@@ -232,7 +265,7 @@ impl Fetch {
         lane: Lane,
     ) -> Result<Partition, NeedsDisk> {
         let index = wanted.key.partition;
-        if let Err(error) = partition.check_leader_epoch(wanted.current_leader_epoch) {
+        if let Err(error) = partition.check_reader_epoch(wanted.current_leader_epoch) {
             return Ok(Partition::failed(index, error));
         }
         let high_watermark = partition.high_watermark();
@@ -246,24 +279,23 @@ impl Fetch {
             read_committed: self.terms.read_committed,
             diverging: None,
             current_leader: None,
+            preferred_read_replica: None,
             slices: Vec::new(),
         };
         let from = Offset(wanted.fetch_offset);
-        if from < partition.log_start_offset() || from > partition.log_end_offset() {
-            return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
-        }
-        if wanted.last_fetched_epoch >= 0 {
-            match partition
-                .log()
-                .end_offset_for_epoch(LeaderEpoch(wanted.last_fetched_epoch))
-            {
-                None => return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange)),
-                Some((epoch, end)) if epoch.0 < wanted.last_fetched_epoch || end < from => {
-                    found.diverging = Some((epoch.0, end.0));
-                    return Ok(found);
-                }
-                Some(_) => {}
+        match partition.continuity(from, LeaderEpoch(wanted.last_fetched_epoch)) {
+            Continuity::Continues => {}
+            Continuity::Diverges(epoch, end) => {
+                found.diverging = Some((epoch.0, end.0));
+                return Ok(found);
             }
+            Continuity::OutOfRange | Continuity::UnknownEpoch => {
+                return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
+            }
+        }
+        found.preferred_read_replica = self.near_replica(partition, from).map(|id| id.0);
+        if found.preferred_read_replica.is_some() {
+            return Ok(found);
         }
         let upto = if self.terms.read_committed {
             last_stable_offset
@@ -302,7 +334,7 @@ impl Fetch {
             || bytes >= self.terms.bytes_min
             || found
                 .iter()
-                .any(|partition| partition.error.is_error() || partition.diverging.is_some())
+                .any(|partition| content(partition) == Content::Error)
     }
 
     fn finish(&self, found: Found, stopwatch: Stopwatch) -> SendPlan {
@@ -383,7 +415,10 @@ impl Fetch {
 }
 
 fn content(partition: &Partition) -> Content {
-    if partition.error.is_error() || partition.diverging.is_some() {
+    if partition.error.is_error()
+        || partition.diverging.is_some()
+        || partition.preferred_read_replica.is_some()
+    {
         Content::Error
     } else if partition.slices.is_empty() {
         Content::Nothing

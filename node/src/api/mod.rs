@@ -5,6 +5,7 @@
 //! struct; Produce and Fetch, whose records must not be copied, have their own path ([`produce`], [`fetch`]).
 
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
 mod answered;
 pub mod api_versions;
 pub mod create_partitions;
@@ -16,7 +17,9 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
 pub mod describe_log_dirs;
+pub mod describe_quorum;
 pub mod describe_topic_partitions;
+pub mod elect_leaders;
 pub mod error;
 pub mod fetch;
 pub mod find_coordinator;
@@ -28,6 +31,7 @@ pub mod leave_group;
 pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_partition_reassignments;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
@@ -35,6 +39,7 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
+pub mod unregister_broker;
 
 pub use error::ErrorCode;
 
@@ -48,6 +53,7 @@ use tracing::error;
 
 use self::answered::{FirstError, Stopwatch};
 use crate::broker::Broker;
+use crate::config::address::REPLICATION_LISTENER;
 use crate::wire::frame::RequestHeader;
 use crate::wire::send_plan::SendPlan;
 use crate::wire::{CloseReason, Peer, Reply, Request, Service};
@@ -140,9 +146,14 @@ static APIS: &[Api] = apis! {
     describe_log_dirs: DescribeLogDirsRequest, 35, 1..=5;
     create_partitions: CreatePartitionsRequest, 37, 0..=3;
     delete_groups: DeleteGroupsRequest, 42, 0..=2;
+    elect_leaders: ElectLeadersRequest, 43, 0..=2;
     incremental_alter_configs: IncrementalAlterConfigsRequest, 44, 0..=1;
+    alter_partition_reassignments: AlterPartitionReassignmentsRequest, 45, 0..=1;
+    list_partition_reassignments: ListPartitionReassignmentsRequest, 46, 0..=0;
     offset_delete: OffsetDeleteRequest, 47, 0..=0;
+    describe_quorum: DescribeQuorumRequest, 55, 0..=2;
     describe_cluster: DescribeClusterRequest, 60, 0..=2;
+    unregister_broker: UnregisterBrokerRequest, 64, 0..=0;
     list_config_resources: ListConfigResourcesRequest, 74, 0..=1;
     describe_topic_partitions: DescribeTopicPartitionsRequest, 75, 0..=0;
 };
@@ -179,6 +190,7 @@ static RECORD_APIS: &[Api] = &[
 ];
 
 const PRODUCE_KEY: i16 = 0;
+const FETCH_KEY: i16 = 1;
 const API_VERSIONS_KEY: i16 = 18;
 
 /// All rows, by key.
@@ -256,8 +268,8 @@ impl Service for KafkaService {
         }
     }
 
-    fn may_overlap(&self, api_key: i16) -> bool {
-        api_key == PRODUCE_KEY
+    fn may_overlap(&self, peer: &Peer, api_key: i16) -> bool {
+        api_key == PRODUCE_KEY || (is_replication(peer) && api_key == FETCH_KEY)
     }
 
     fn call(&self, peer: &Arc<Peer>, request: Request) -> Reply {
@@ -270,6 +282,9 @@ impl Service for KafkaService {
         let Some(api) = find(header.api_key) else {
             return close(format!("unknown API key {}", header.api_key));
         };
+        if is_replication(peer) && ![FETCH_KEY, API_VERSIONS_KEY].contains(&api.key) {
+            return close(format!("{} on the replication listener", api.name));
+        }
         let stopwatch = Stopwatch::start(&self.broker.metrics, api.key);
         if !api.versions.contains(&header.api_version) {
             return match header.api_key {
@@ -299,6 +314,11 @@ impl Service for KafkaService {
             },
         )
     }
+}
+
+/// Whether the peer came in by the listener for followers.
+fn is_replication(peer: &Peer) -> bool {
+    *peer.listener == *REPLICATION_LISTENER
 }
 
 fn close(reason: String) -> Reply {

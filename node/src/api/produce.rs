@@ -176,7 +176,7 @@ fn append(
         slot.error_message = Some("transactions are not supported".into());
         return None;
     }
-    match partition.append(&batch, acks, now_ms) {
+    match partition.append(&batch, acks, None, now_ms) {
         Ok((appended, epoch)) => {
             slot.base_offset = appended.base_offset.0;
             slot.log_append_time_ms = appended.log_append_time_ms.unwrap_or(UNKNOWN);

@@ -42,15 +42,12 @@ impl OffsetsPartition for LedPartition {
     }
 
     fn append(&self, batch: &[u8], wall_ms: i64) -> Result<Offset, GroupError> {
-        if self.partition.leader_epoch() != self.epoch {
-            return Err(GroupError::NotCoordinator);
-        }
         let mut rules = self.partition.batch_rules();
         rules.origin = BatchOrigin::Coordinator;
         let valid = validate(batch, &rules, wall_ms).map_err(|error| self.invalid(&error))?;
         let (appended, _) = self
             .partition
-            .append(&valid, Acks::All, wall_ms)
+            .append(&valid, Acks::All, Some(self.epoch), wall_ms)
             .map_err(|error| self.refused(&error))?;
         Ok(appended.last_offset + 1)
     }

@@ -1,8 +1,9 @@
 //! The partitions of this node, kept in step with the cluster image.
 //!
-//! The image says which partitions this node holds and leads; [`PartitionManager::reconcile`] carries the difference
-//! out: logs are created, led, resigned, configured and deleted. Directories are matched to topics by topic id, never by
-//! name. A directory that no topic of the image claims is a *stray*: renamed and kept, never deleted.
+//! The image says which partitions this node holds, leads and follows; [`PartitionManager::reconcile`] carries the
+//! difference out: logs are created, led, followed, resigned, configured and deleted. Directories are matched to topics by
+//! topic id, never by name. A directory that no topic of the image claims is a *stray*: renamed and kept, never deleted.
+//! Strays are judged by the first image only, which holds at least this life's registration.
 
 use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerId, ClusterImage, Topic, TopicId};
@@ -18,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::leader::Reign;
-use super::replica::{Partition, Settings};
+use super::isr::{IsrUpdates, committed};
+use super::replica::{Following, Partition, Settings};
 use crate::api::ErrorCode;
+use crate::cluster::ControllerLease;
 use crate::config::{BrokerConfig, TopicConfig};
 
 /// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
@@ -28,6 +30,15 @@ const CREATE_THREADS: usize = 16;
 
 /// Pause before logs that could not be created are tried again.
 const CREATE_RETRY: Duration = Duration::from_secs(5);
+
+/// What keeps the followed partitions fed.
+pub trait Fetchers: std::fmt::Debug + Send + Sync {
+    /// `partition` follows this leader from now on, and no other.
+    fn follow(&self, partition: &Arc<Partition>, following: Following);
+
+    /// `partition` follows nobody any more.
+    fn stop(&self, partition: &Arc<Partition>);
+}
 
 /// Every partition this node holds.
 #[derive(Debug)]
@@ -39,6 +50,9 @@ pub struct PartitionManager {
     /// Logs found at start that no topic has claimed yet.
     unclaimed: Mutex<HashMap<(TopicId, i32), Found>>,
     reconciled: watch::Sender<u64>,
+    lease: Arc<ControllerLease>,
+    isr_updates: Arc<IsrUpdates>,
+    fetchers: Arc<dyn Fetchers>,
 }
 
 /// A directory found at start.
@@ -81,11 +95,16 @@ enum Unopened {
 
 impl LocalTopic {
     fn get(&self, index: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let replica = self.replica(index)?;
+        if !replica.is_leader() {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        Ok(replica)
+    }
+
+    fn replica(&self, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         match self.partitions.get(&index) {
-            Some(LocalPartition::Open(partition)) if partition.is_leader() => {
-                Ok(Arc::clone(partition))
-            }
-            Some(LocalPartition::Open(_)) => Err(ErrorCode::NotLeaderOrFollower),
+            Some(LocalPartition::Open(partition)) => Ok(Arc::clone(partition)),
             Some(LocalPartition::Damaged | LocalPartition::NotCreated) => {
                 Err(ErrorCode::KafkaStorageError)
             }
@@ -121,6 +140,8 @@ impl PartitionManager {
         config: Arc<BrokerConfig>,
         log_dir: Arc<LogDir>,
         loaded: Loaded,
+        lease: Arc<ControllerLease>,
+        fetchers: Arc<dyn Fetchers>,
     ) -> Self {
         let mut unclaimed = HashMap::new();
         for log in loaded.logs {
@@ -147,6 +168,9 @@ impl PartitionManager {
             registry: RwLock::default(),
             unclaimed: Mutex::new(unclaimed),
             reconciled: watch::Sender::new(0),
+            lease,
+            isr_updates: Arc::default(),
+            fetchers,
         }
     }
 
@@ -178,6 +202,65 @@ impl PartitionManager {
             .get(&topic)
             .ok_or(ErrorCode::UnknownTopicId)?
             .get(partition)
+    }
+
+    /// The partition that a consumer may read here: one that this node leads, or follows (KIP-392).
+    ///
+    /// # Errors
+    /// As [`PartitionManager::get`].
+    pub fn get_readable(&self, topic: &str, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let registry = self.registry.read();
+        let id = registry
+            .ids
+            .get(topic)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        registry
+            .topics
+            .get(id)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?
+            .replica(partition)
+    }
+
+    /// As [`PartitionManager::get_readable`], for a topic named by id.
+    ///
+    /// # Errors
+    /// As [`PartitionManager::get_by_id`].
+    pub fn get_readable_by_id(
+        &self,
+        topic: TopicId,
+        partition: i32,
+    ) -> Result<Arc<Partition>, ErrorCode> {
+        self.registry
+            .read()
+            .topics
+            .get(&topic)
+            .ok_or(ErrorCode::UnknownTopicId)?
+            .replica(partition)
+    }
+
+    /// Where leaders queue their ISR changes.
+    pub fn isr_updates(&self) -> &Arc<IsrUpdates> {
+        &self.isr_updates
+    }
+
+    /// The partitions that this node leads and others follow.
+    pub fn led_with_followers(&self) -> Vec<Arc<Partition>> {
+        let registry = self.registry.read();
+        let with_followers = |topic: &&LocalTopic| {
+            topic
+                .image
+                .partitions
+                .iter()
+                .any(|partition| partition.replicas.len() > 1)
+        };
+        registry
+            .topics
+            .values()
+            .filter(with_followers)
+            .flat_map(LocalTopic::open_partitions)
+            .filter(|partition| partition.is_leader())
+            .map(Arc::clone)
+            .collect()
     }
 
     /// Every partition with an open log, led or not.
@@ -319,11 +402,16 @@ impl PartitionManager {
         for topic in deleted {
             info!(topic = %topic.image.name, id = %topic.image.id, "topic deleted");
             for partition in topic.open_partitions() {
-                partition.resign();
-                if let Err(error) = self.log_dir.delete_log(partition.log().partition()) {
-                    error!(topic = %topic.image.name, partition = partition.index(), %error, "cannot delete the log");
-                }
+                self.delete(partition);
             }
+        }
+    }
+
+    fn delete(&self, partition: &Arc<Partition>) {
+        partition.resign();
+        self.fetchers.stop(partition);
+        if let Err(error) = self.log_dir.delete_log(partition.log().partition()) {
+            error!(topic = partition.topic(), partition = partition.index(), %error, "cannot delete the log");
         }
     }
 
@@ -338,6 +426,17 @@ impl PartitionManager {
         if let Some(local) = self.registry.read().topics.get(&topic.id) {
             partitions.clone_from(&local.partitions);
         }
+        partitions.retain(|index, local| {
+            let is_replica = usize::try_from(*index)
+                .ok()
+                .and_then(|index| topic.partitions.get(index))
+                .is_some_and(|image| image.replicas.contains(&self.node_id));
+            if !is_replica && let LocalPartition::Open(partition) = local {
+                info!(topic = %topic.name, partition = index, "the partition has moved to other nodes");
+                self.delete(partition);
+            }
+            is_replica
+        });
         for partition in partitions.values() {
             if let LocalPartition::Open(partition) = partition {
                 partition.log().set_config(config.log_config());
@@ -358,7 +457,7 @@ impl PartitionManager {
         partitions.extend(self.open_logs(topic, &config, settings, &missing));
         for (index, image) in (0i32..).zip(&topic.partitions) {
             if let Some(LocalPartition::Open(partition)) = partitions.get(&index) {
-                self.follow_leadership(partition, image, settings);
+                self.follow_leadership(partition, image);
             }
         }
         let mut registry = self.registry.write();
@@ -376,29 +475,29 @@ impl PartitionManager {
         &self,
         partition: &Arc<Partition>,
         image: &kittiwake_raft::Partition,
-        settings: Settings,
     ) {
-        if image.leader != Some(self.node_id) {
-            if partition.is_leader() {
-                partition.resign();
+        let epoch = LeaderEpoch(image.leader_epoch);
+        match image.leader {
+            Some(leader) if leader != self.node_id => {
+                let following = Following { leader, epoch };
+                if partition.follow(following) {
+                    self.fetchers.follow(partition, following);
+                }
             }
-            return;
+            Some(_) if partition.leader_epoch() == epoch => {
+                partition.isr_changed(epoch, committed(image));
+            }
+            Some(_) => {
+                let lag_max = self.config.replica_lag_time_max_ms.as_millis();
+                let lag_max_ms = i64::try_from(lag_max).unwrap_or(i64::MAX);
+                partition.lead(epoch, self.node_id, committed(image), lag_max_ms);
+                self.fetchers.stop(partition);
+            }
+            None => {
+                partition.resign();
+                self.fetchers.stop(partition);
+            }
         }
-        if partition.leader_epoch() == LeaderEpoch(image.leader_epoch) {
-            return;
-        }
-        let log = partition.log();
-        partition.lead(Reign {
-            epoch: LeaderEpoch(image.leader_epoch),
-            this_node: self.node_id,
-            replica_count: image.replicas.len(),
-            isr: image.isr.clone(),
-            min_insync_replicas: settings.min_insync_replicas,
-            durability: settings.durability,
-            log_end: log.log_end_offset(),
-            flushed: log.flushed_offset(),
-            high_watermark: partition.high_watermark(),
-        });
     }
 
     /// Claims or creates the logs of `missing` partitions, several at a time.
@@ -412,14 +511,14 @@ impl PartitionManager {
         let name: Arc<str> = topic.name.as_str().into();
         let open = |index: i32| {
             let opened = match self.open_log(topic, config, index) {
-                Ok((log, high_watermark)) => {
+                Ok(opened) => {
                     let partition = Partition::new(
                         Arc::clone(&name),
                         topic.id,
                         index,
-                        log,
-                        high_watermark,
+                        opened,
                         settings,
+                        (Arc::clone(&self.lease), Arc::clone(&self.isr_updates)),
                     );
                     LocalPartition::Open(Arc::new(partition))
                 }

@@ -1,12 +1,24 @@
 //! Partitions on this node.
 //!
-//! [`leader`] decides (pure), [`replica`] is one partition's log with what waits for it, [`manager`] keeps the set of
-//! them in step with the cluster image. Nothing here knows the Kafka protocol beyond its error codes.
+//! [`leader`] and [`follower`] decide (pure), [`replica`] is one partition's log with its role and what waits for it,
+//! [`isr`] takes changes of in-sync replicas to the quorum, [`manager`] keeps the set of partitions in step with the
+//! cluster image. Nothing here knows the Kafka protocol beyond its error codes.
 
+pub mod follower;
 pub mod housekeeping;
+pub mod isr;
 pub mod leader;
 pub mod manager;
+mod readers;
 mod replica;
 
+#[cfg(test)]
+mod simulation_tests;
+
+pub use follower::Continuity;
 pub use manager::PartitionManager;
-pub use replica::{Acks, AppendRefused, FetchWaiter, Partition, ReaderRegistration, Settings};
+pub use readers::{FetchWaiter, News, ReaderRegistration, Slot};
+pub use replica::{
+    Acks, AppendRefused, Followed, FollowerFetch, Following, LeaderAnswer, Partition,
+    Settings,
+};

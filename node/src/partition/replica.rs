@@ -1,25 +1,34 @@
-//! One partition on this node: its log, who leads it, and what waits for it.
+//! One partition on this node: its log, its role, and what waits for it.
 //!
-//! The decisions are [`super::leader`]'s; this carries them out. Watermark order:
+//! The decisions are [`super::leader`]'s and [`super::follower`]'s; this carries them out. Watermark order:
 //! `log_start <= last_stable_offset <= high_watermark <= log_end`. The high watermark is published with a Release store
 //! after the log end it follows, so a reader that sees it sees the records below it.
+//!
+//! **Roles.** Whatever changes the log does so under the role's lock, in the role it believes in: an append as leader of
+//! one epoch, or as follower of one epoch's leader. A fetcher or a coordinator that is late finds another role or epoch
+//! and changes nothing, so a log has one writer at a time, and none that the cluster has moved on from.
 
 use arc_swap::ArcSwap;
-use kittiwake_raft::TopicId;
+use kittiwake_raft::{BrokerEpoch, BrokerId, PartitionChange, PartitionEpoch, Requester, TopicId};
 use kittiwake_storage::{
-    AppendError, Appended, BatchRules, FlushError, LeaderEpoch, Log, Offset, RetainError,
-    ValidBatch,
+    AppendError, Appended, BatchHeader, BatchRules, FlushError, FollowerAppendError, LeaderEpoch,
+    Log, Offset, RetainError, TruncateError, ValidBatch,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use thiserror::Error;
-use tokio::sync::{Notify, oneshot};
-use tracing::error;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
 
-use super::leader::{Action, Event, Leader, Reign};
+use super::follower::{self, Answer, Continuity, Verdict, View};
+use super::isr::IsrUpdates;
+use super::leader::{Action, Committed, Event, Leader, Reign};
+use super::readers::{Followers, Readers, Slot};
 use crate::api::ErrorCode;
+use crate::broker::uptime_ms;
+use crate::cluster::ControllerLease;
 use crate::config::topic::Durability;
 
 /// When a producer counts its records as written (`acks`).
@@ -73,6 +82,55 @@ pub struct Settings {
 /// Not leading: no epoch is below it, none equal to it.
 const NOT_LEADING: i32 = -1;
 
+/// A follower's fetch of one partition, as its leader sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowerFetch {
+    /// Who asks.
+    pub replica: BrokerId,
+    /// The registration it speaks for.
+    pub broker_epoch: BrokerEpoch,
+    /// The epoch it believes the leader to be in.
+    pub leader_epoch: LeaderEpoch,
+    /// The end of its log.
+    pub from: Offset,
+    /// The epoch of its last record; none if it has no records.
+    pub last_epoch: LeaderEpoch,
+    /// The end of what is on its disk.
+    pub flushed: Offset,
+    /// The start of its log.
+    pub log_start: Offset,
+}
+
+/// What a leader's answer came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Followed {
+    /// The log is as far as the answer allows.
+    Advanced,
+    /// The log was cut or begun anew: fetch from its new end.
+    Rewound,
+    /// Nothing was changed; ask again.
+    AskAgain,
+    /// Nothing was changed; ask again after a pause.
+    Wait,
+    /// This replica does not follow that leader in that epoch any more.
+    Obsolete,
+}
+
+/// What a leader has answered to a fetch of this replica.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaderAnswer<'a> {
+    /// Its error, or none.
+    pub error: ErrorCode,
+    /// Where the histories part.
+    pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// Its high watermark; negative if it did not say.
+    pub high_watermark: Offset,
+    /// Its log start; negative if it did not say.
+    pub log_start: Offset,
+    /// Whole batches, verbatim.
+    pub records: &'a [u8],
+}
+
 /// One partition's replica on this node.
 #[derive(Debug)]
 pub struct Partition {
@@ -83,30 +141,83 @@ pub struct Partition {
     settings: ArcSwap<Settings>,
     high_watermark: AtomicI64,
     leader_epoch: AtomicI32,
-    leadership: Mutex<Leadership>,
+    standing: Mutex<Standing>,
+    /// Consumers that wait for the high watermark.
     readers: Readers,
+    /// Sessions of followers that wait for the log end.
+    followers: Followers,
+    /// Without a valid one this node may have been replaced, and does not know yet.
+    lease: Arc<ControllerLease>,
+    isr_updates: Arc<IsrUpdates>,
     /// Whether a flush that acknowledgements wait for is under way.
     flushing: AtomicBool,
 }
 
+/// What this replica is to its partition.
 #[derive(Debug, Default)]
-struct Leadership {
-    leader: Option<Leader>,
+enum Role {
+    /// Nobody leads, as far as this node knows.
+    #[default]
+    Leaderless,
+    Leader(Box<Leader>),
+    Follower(Following),
+}
+
+/// Whom a follower follows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Following {
+    /// The leader.
+    pub leader: BrokerId,
+    /// The epoch it leads in.
+    pub epoch: LeaderEpoch,
+}
+
+#[derive(Debug, Default)]
+struct Standing {
+    role: Role,
     /// Writes that wait for the high watermark, by the offset it must reach. Emptied whenever the leader changes, so
     /// that none is answered by another epoch's records (KAFKA-20634).
     commits: BTreeMap<(Offset, u64), oneshot::Sender<Result<(), ErrorCode>>>,
     commits_begun: u64,
 }
 
+impl Standing {
+    fn leader(&mut self) -> Option<&mut Leader> {
+        match &mut self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Leaderless | Role::Follower(_) => None,
+        }
+    }
+
+    fn follows(&self, following: Following) -> bool {
+        matches!(self.role, Role::Follower(current) if current == following)
+    }
+
+    fn answer_commits(&mut self, high_watermark: Offset) {
+        while let Some(first) = self.commits.first_entry()
+            && first.key().0 <= high_watermark
+        {
+            // The waiting request may have timed out; then nobody takes the answer.
+            let _ = first.remove().send(Ok(()));
+        }
+    }
+
+    fn fail_commits(&mut self, error: ErrorCode) {
+        for waiting in std::mem::take(&mut self.commits).into_values() {
+            let _ = waiting.send(Err(error));
+        }
+    }
+}
+
 impl Partition {
-    /// A replica around `log`, leading nothing yet.
+    /// A replica around `log`, leading and following nothing yet.
     pub(super) fn new(
         topic: Arc<str>,
         topic_id: TopicId,
         index: i32,
-        log: Arc<Log>,
-        high_watermark: Offset,
+        (log, high_watermark): (Arc<Log>, Offset),
         settings: Settings,
+        (lease, isr_updates): (Arc<ControllerLease>, Arc<IsrUpdates>),
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.log_start_offset(), log.log_end_offset());
         Self {
@@ -117,8 +228,11 @@ impl Partition {
             settings: ArcSwap::from_pointee(settings),
             high_watermark: AtomicI64::new(high_watermark.0),
             leader_epoch: AtomicI32::new(NOT_LEADING),
-            leadership: Mutex::default(),
+            standing: Mutex::default(),
             readers: Readers::default(),
+            followers: Followers::default(),
+            lease,
+            isr_updates,
             flushing: AtomicBool::new(false),
         }
     }
@@ -186,16 +300,40 @@ impl Partition {
     /// # Errors
     /// FENCED_LEADER_EPOCH for an older one, UNKNOWN_LEADER_EPOCH for a newer one.
     pub fn check_leader_epoch(&self, theirs: i32) -> Result<(), ErrorCode> {
-        let ours = self.leader_epoch().0;
-        match theirs {
-            _ if theirs < 0 || theirs == ours => Ok(()),
-            _ if theirs < ours => Err(ErrorCode::FencedLeaderEpoch),
-            _ => Err(ErrorCode::UnknownLeaderEpoch),
-        }
+        compare_epochs(self.leader_epoch(), theirs)
     }
+
+    /// As [`Partition::check_leader_epoch`], for a reader that may be served by a follower (KIP-392).
+    ///
+    /// # Errors
+    /// The same, and NOT_LEADER_OR_FOLLOWER where this replica is neither.
+    pub fn check_reader_epoch(&self, theirs: i32) -> Result<(), ErrorCode> {
+        let ours = match self.leader_epoch() {
+            epoch if epoch.0 != NOT_LEADING => epoch,
+            _ => {
+                let following = self.following();
+                following.ok_or(ErrorCode::NotLeaderOrFollower)?.epoch
+            }
+        };
+        compare_epochs(ours, theirs)
+    }
+
+    /// Where a reader that has everything below `from`, the last of it from `last_epoch` (negative: unknown), stands to
+    /// this log (KIP-101, KIP-595).
+    pub fn continuity(&self, from: Offset, last_epoch: LeaderEpoch) -> Continuity {
+        let view = View {
+            log_start: self.log_start_offset(),
+            log_end: self.log_end_offset(),
+        };
+        let end_of_epoch = |epoch| self.log.end_offset_for_epoch(epoch);
+        follower::continuity(view, from, last_epoch, end_of_epoch)
+    }
+
+    // ---- as leader ---------------------------------------------------------------------------
 
     /// Appends a batch of a client or coordinator and wakes what waits for it. Returns at once; with `acks` = all the
     /// caller then waits with [`Partition::committed`], in the epoch returned: any other would wait for other records.
+    /// A coordinator names the `epoch` it has loaded the partition in; in another one nothing is appended.
     ///
     /// # Errors
     /// See [`AppendRefused`].
@@ -203,28 +341,40 @@ impl Partition {
         self: &Arc<Self>,
         batch: &ValidBatch<'_>,
         acks: Acks,
+        epoch: Option<LeaderEpoch>,
         now_ms: i64,
     ) -> Result<(Appended, LeaderEpoch), AppendRefused> {
-        let mut leadership = self.leadership.lock();
-        let leader = leadership.leader.as_mut().ok_or(AppendRefused::NotLeader)?;
+        if !self.lease.is_valid() {
+            return Err(AppendRefused::NotLeader);
+        }
+        let mut standing = self.standing.lock();
+        let leader = standing.leader().ok_or(AppendRefused::NotLeader)?;
+        if epoch.is_some_and(|epoch| epoch != leader.epoch()) {
+            return Err(AppendRefused::NotLeader);
+        }
         if acks == Acks::All && !leader.has_enough_replicas() {
             return Err(AppendRefused::NotEnoughReplicas);
         }
         let epoch = leader.epoch();
         let appended = self.log.append(batch, epoch, now_ms)?;
-        let actions = leader.step(Event::Appended(appended.last_offset + 1));
-        self.carry_out(&mut leadership, &actions);
+        let actions = leader.step(Event::Appended {
+            log_end: appended.last_offset + 1,
+            now_ms: uptime_ms(),
+        });
+        self.followers.announce(true);
+        self.carry_out(&mut standing, &actions);
         Ok((appended, epoch))
     }
 
     /// Waits until everything below `end` is committed, in `epoch`.
     ///
     /// # Errors
-    /// NOT_LEADER_OR_FOLLOWER when another epoch has begun.
+    /// NOT_LEADER_OR_FOLLOWER when another epoch has begun, NOT_ENOUGH_REPLICAS_AFTER_APPEND when too few replicas are
+    /// left in sync.
     pub async fn committed(&self, epoch: LeaderEpoch, end: Offset) -> Result<(), ErrorCode> {
         let answer = {
-            let mut leadership = self.leadership.lock();
-            match &leadership.leader {
+            let mut standing = self.standing.lock();
+            match standing.leader() {
                 Some(leader) if leader.epoch() == epoch => {
                     if leader.high_watermark() >= end {
                         return Ok(());
@@ -233,15 +383,82 @@ impl Partition {
                 _ => return Err(ErrorCode::NotLeaderOrFollower),
             }
             let (sender, answer) = oneshot::channel();
-            leadership.commits_begun += 1;
-            let key = (end, leadership.commits_begun);
-            leadership.commits.insert(key, sender);
+            standing.commits_begun += 1;
+            let key = (end, standing.commits_begun);
+            standing.commits.insert(key, sender);
             answer
         };
         answer.await.unwrap_or(Err(ErrorCode::NotLeaderOrFollower))
     }
 
-    /// Moves the log start up to `before`, no further than the high watermark; returns the new low watermark.
+    /// Takes a follower's fetch in: it has everything below `from`, if its history is this log's.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER, FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH, as for any reader; every replica fetch
+    /// names its epoch.
+    pub fn fetched(self: &Arc<Self>, fetch: &FollowerFetch) -> Result<Continuity, ErrorCode> {
+        let mut standing = self.standing.lock();
+        let leader = standing.leader().ok_or(ErrorCode::NotLeaderOrFollower)?;
+        match fetch.leader_epoch.cmp(&leader.epoch()) {
+            std::cmp::Ordering::Less => return Err(ErrorCode::FencedLeaderEpoch),
+            std::cmp::Ordering::Greater => return Err(ErrorCode::UnknownLeaderEpoch),
+            std::cmp::Ordering::Equal => {}
+        }
+        let continuity = self.continuity(fetch.from, fetch.last_epoch);
+        // Only what is a prefix of this log counts: the same offset in another history is other records.
+        if continuity == Continuity::Continues {
+            let actions = leader.step(Event::Fetched {
+                replica: fetch.replica,
+                broker_epoch: fetch.broker_epoch,
+                log_end: fetch.from,
+                flushed: fetch.flushed,
+                log_start: fetch.log_start,
+                now_ms: uptime_ms(),
+            });
+            self.carry_out(&mut standing, &actions);
+        }
+        Ok(continuity)
+    }
+
+    /// Announces news of this partition to a follower's session from now on. Look at the partition after this, not
+    /// before.
+    pub fn announce_to(&self, slot: &Arc<Slot>) {
+        self.followers.add(slot);
+    }
+
+    /// Ends what [`Partition::announce_to`] began.
+    pub fn forget(&self, slot: &Arc<Slot>) {
+        self.followers.remove(slot);
+    }
+
+    /// Whether offsets up to the high watermark can be told: a new leader may not know yet how far the one before it had
+    /// committed (KIP-207).
+    pub fn high_watermark_is_current(&self) -> bool {
+        let mut standing = self.standing.lock();
+        standing
+            .leader()
+            .is_some_and(|leader| leader.high_watermark_is_current())
+    }
+
+    /// In-sync followers that a consumer can read `from` at (KIP-392); none where this node does not lead.
+    pub fn followers_with(&self, from: Offset) -> Vec<BrokerId> {
+        let mut standing = self.standing.lock();
+        standing
+            .leader()
+            .map(|leader| leader.followers_with(from).collect())
+            .unwrap_or_default()
+    }
+
+    /// How far each follower has fetched in this reign; none where this node does not lead.
+    pub fn follower_ends(&self) -> Vec<(BrokerId, Option<Offset>)> {
+        let mut standing = self.standing.lock();
+        standing
+            .leader()
+            .map(|leader| leader.follower_ends().collect())
+            .unwrap_or_default()
+    }
+
+    /// Moves the log start up to `before`, no further than the high watermark; returns the new log start.
     ///
     /// Blocks on the disk: the new start is durable before records go.
     ///
@@ -255,7 +472,12 @@ impl Partition {
         if before > high_watermark || before < Offset::ZERO {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        self.log.advance_log_start(before, high_watermark).map_err(|error| match error {
+        let moved = self.log.advance_log_start(before, high_watermark).and_then(|start| {
+            self.log.checkpoint_log_start()?;
+            Ok(start)
+        });
+        self.followers.announce(true);
+        moved.map_err(|error| match error {
             RetainError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
             error => {
                 error!(topic = %self.topic, partition = self.index, %error, "cannot delete records");
@@ -264,54 +486,270 @@ impl Partition {
         })
     }
 
-    /// Begins to lead.
-    pub(super) fn lead(self: &Arc<Self>, reign: Reign) {
-        let mut leadership = self.leadership.lock();
-        let epoch = reign.epoch;
-        self.log.assign_epoch(epoch, reign.log_end);
-        let (leader, actions) = Leader::new(reign);
-        leadership.fail_commits();
-        leadership.leader = Some(leader);
-        self.leader_epoch.store(epoch.0, Ordering::Release);
-        self.carry_out(&mut leadership, &actions);
-        drop(leadership);
-        self.readers.wake();
+    /// The smallest log start over the in-sync replicas.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER.
+    pub fn low_watermark(&self) -> Result<Offset, ErrorCode> {
+        let own = self.log_start_offset();
+        let mut standing = self.standing.lock();
+        let leader = standing.leader().ok_or(ErrorCode::NotLeaderOrFollower)?;
+        Ok(leader.low_watermark(own))
     }
 
-    /// Stops leading: waiting writes fail, waiting readers look again.
+    /// The ISR change that waits for the quorum, asked for by the broker with this registration.
+    pub(super) fn isr_change(
+        &self,
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+    ) -> Option<PartitionChange> {
+        let mut standing = self.standing.lock();
+        let leader = standing.leader()?;
+        let proposal = leader.proposal()?;
+        Some(PartitionChange {
+            topic: self.topic_id,
+            partition: self.index,
+            partition_epoch: proposal.partition_epoch,
+            requester: Some(Requester {
+                broker,
+                broker_epoch,
+                leader_epoch: leader.epoch().0,
+            }),
+            isr: Some(proposal.isr.clone()),
+            leader: None,
+            replicas: None,
+        })
+    }
+
+    /// The quorum has refused the ISR change made at `partition_epoch`.
+    pub(super) fn isr_change_refused(self: &Arc<Self>, partition_epoch: PartitionEpoch) {
+        self.step(Event::Refused {
+            partition_epoch,
+            now_ms: uptime_ms(),
+        });
+    }
+
+    /// The cluster has a newer state of the partition, in the epoch this node leads it in.
+    pub(super) fn isr_changed(self: &Arc<Self>, epoch: LeaderEpoch, committed: Committed) {
+        if self.leader_epoch() == epoch {
+            self.step(Event::Committed(committed));
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(self: &Arc<Self>) {
+        if self.is_leader() {
+            self.step(Event::Tick(uptime_ms()));
+        }
+    }
+
+    fn step(self: &Arc<Self>, event: Event) {
+        let mut standing = self.standing.lock();
+        if let Some(leader) = standing.leader() {
+            let actions = leader.step(event);
+            self.carry_out(&mut standing, &actions);
+        }
+    }
+
+    // ---- as follower -------------------------------------------------------------------------
+
+    /// Whom this replica follows, if it does.
+    pub fn following(&self) -> Option<Following> {
+        match self.standing.lock().role {
+            Role::Follower(following) => Some(following),
+            Role::Leaderless | Role::Leader(_) => None,
+        }
+    }
+
+    /// Takes over what the leader has answered, if this replica still follows it. May wait for the disk where the log
+    /// is cut or begun anew; appending does not.
+    pub fn follow_answer(&self, following: Following, answer: LeaderAnswer<'_>) -> Followed {
+        let standing = self.standing.lock();
+        if !standing.follows(following) {
+            return Followed::Obsolete;
+        }
+        let view = View {
+            log_start: self.log_start_offset(),
+            log_end: self.log_end_offset(),
+        };
+        let first_offset = BatchHeader::parse(answer.records)
+            .ok()
+            .map(|header| header.base_offset);
+        let seen = Answer {
+            error: answer.error,
+            diverging: answer.diverging,
+            log_start: answer.log_start,
+            first_offset,
+        };
+        let verdict = follower::judge(view, seen, |epoch| self.log.end_offset_for_epoch(epoch));
+        match verdict {
+            Verdict::Append => self.append_from_leader(&answer),
+            Verdict::Truncate(to) => self.rewind("cut", to, || self.log.truncate_to(to).map(drop)),
+            Verdict::Restart(at) => self.rewind("begun anew", at, || self.log.restart_at(at)),
+            Verdict::AskAgain => Followed::AskAgain,
+            Verdict::Wait => Followed::Wait,
+        }
+    }
+
+    fn append_from_leader(&self, answer: &LeaderAnswer<'_>) -> Followed {
+        if !answer.records.is_empty()
+            && let Err(error) = self
+                .log
+                .append_as_follower(answer.records, crate::broker::now_ms())
+        {
+            return self.append_failed(&error);
+        }
+        let committed = answer.high_watermark.min(self.log_end_offset());
+        if committed > self.high_watermark() {
+            self.high_watermark.store(committed.0, Ordering::Release);
+            self.readers.wake();
+        }
+        Followed::Advanced
+    }
+
+    fn append_failed(&self, error: &FollowerAppendError) -> Followed {
+        warn!(topic = %self.topic, partition = self.index, %error, "cannot append what the leader has sent; trying again");
+        Followed::Wait
+    }
+
+    fn rewind(
+        &self,
+        how: &'static str,
+        to: Offset,
+        rewind: impl FnOnce() -> Result<(), TruncateError>,
+    ) -> Followed {
+        let (from, committed) = (self.log_end_offset(), self.high_watermark());
+        if let Err(error) = rewind() {
+            error!(topic = %self.topic, partition = self.index, %error, "the log cannot be {how} at {to}");
+            return Followed::Wait;
+        }
+        let end = self.log_end_offset();
+        if end < committed {
+            // An unclean election, or the leader has deleted records: what this replica had is not the log any more.
+            warn!(topic = %self.topic, partition = self.index, %from, %end, %committed, "the log was {how} below its high watermark");
+        } else {
+            info!(topic = %self.topic, partition = self.index, %from, %end, "the log was {how} to follow its leader");
+        }
+        let committed = committed.clamp(self.log_start_offset(), end);
+        self.high_watermark.store(committed.0, Ordering::Release);
+        Followed::Rewound
+    }
+
+    /// Follows the leader's log start. Blocks on the disk.
+    pub fn follow_log_start(&self, following: Following, leader_start: Offset) {
+        if !self.standing.lock().follows(following) {
+            return;
+        }
+        let start = leader_start.min(self.high_watermark());
+        if start <= self.log_start_offset() {
+            return;
+        }
+        if let Err(error) = self.log.advance_log_start(start, self.high_watermark()) {
+            error!(topic = %self.topic, partition = self.index, %error, "cannot follow the leader's log start");
+        }
+    }
+
+    // ---- changing roles ----------------------------------------------------------------------
+
+    /// Begins to lead in `epoch`; `lag_max_ms` is `replica.lag.time.max.ms`.
+    pub(super) fn lead(
+        self: &Arc<Self>,
+        epoch: LeaderEpoch,
+        this_node: BrokerId,
+        committed: Committed,
+        lag_max_ms: i64,
+    ) {
+        let mut standing = self.standing.lock();
+        let settings = self.settings.load();
+        // Read under the lock: until now this replica may have been appended to as a follower.
+        let log_end = self.log.log_end_offset();
+        let (leader, actions) = Leader::new(Reign {
+            epoch,
+            this_node,
+            committed,
+            min_insync_replicas: settings.min_insync_replicas,
+            durability: settings.durability,
+            lag_max_ms,
+            log_end,
+            flushed: self.log.flushed_offset(),
+            high_watermark: self.high_watermark(),
+            now_ms: uptime_ms(),
+        });
+        self.log.assign_epoch(epoch, log_end);
+        standing.fail_commits(ErrorCode::NotLeaderOrFollower);
+        standing.role = Role::Leader(Box::new(leader));
+        self.leader_epoch.store(epoch.0, Ordering::Release);
+        self.carry_out(&mut standing, &actions);
+        drop(standing);
+        self.wake_all();
+    }
+
+    /// Begins to follow; says whether that is news.
+    pub(super) fn follow(&self, following: Following) -> bool {
+        let mut standing = self.standing.lock();
+        if standing.follows(following) {
+            return false;
+        }
+        self.leave(&mut standing, Role::Follower(following));
+        drop(standing);
+        self.wake_all();
+        true
+    }
+
+    /// Stops leading and following: nobody leads, or this replica may not.
     pub(super) fn resign(&self) {
-        let mut leadership = self.leadership.lock();
-        leadership.leader = None;
+        let mut standing = self.standing.lock();
+        self.leave(&mut standing, Role::Leaderless);
+        drop(standing);
+        self.wake_all();
+    }
+
+    /// Waiting writes fail; who waits to read looks again.
+    fn leave(&self, standing: &mut Standing, role: Role) {
+        standing.role = role;
         self.leader_epoch.store(NOT_LEADING, Ordering::Release);
-        leadership.fail_commits();
-        drop(leadership);
+        standing.fail_commits(ErrorCode::NotLeaderOrFollower);
+    }
+
+    fn wake_all(&self) {
         self.readers.wake();
+        self.followers.announce(true);
     }
 
     /// Takes a changed topic configuration over.
     pub(super) fn configure(self: &Arc<Self>, settings: Settings) {
         self.settings.store(Arc::new(settings));
-        let mut leadership = self.leadership.lock();
-        if let Some(leader) = leadership.leader.as_mut() {
-            let actions = leader.step(Event::Configured {
-                min_insync_replicas: settings.min_insync_replicas,
-                durability: settings.durability,
-            });
-            self.carry_out(&mut leadership, &actions);
-        }
+        self.step(Event::Configured {
+            min_insync_replicas: settings.min_insync_replicas,
+            durability: settings.durability,
+        });
     }
 
-    fn carry_out(self: &Arc<Self>, leadership: &mut Leadership, actions: &[Action]) {
+    fn carry_out(self: &Arc<Self>, standing: &mut Standing, actions: &[Action]) {
         for action in actions {
             match *action {
                 Action::AdvanceHighWatermark(offset) => {
                     self.high_watermark.store(offset.0, Ordering::Release);
-                    leadership.answer_commits(offset);
+                    standing.answer_commits(offset);
                     self.readers.wake();
+                    self.followers.announce(false);
                 }
                 Action::Flush => self.flush_in_background(),
+                Action::ProposeIsr => self.isr_updates.add(self),
+                Action::FailWaiting => {
+                    standing.fail_commits(ErrorCode::NotEnoughReplicasAfterAppend);
+                }
             }
         }
+    }
+
+    /// Whether what this topic acknowledges is on disk.
+    pub fn is_persisted(&self) -> bool {
+        self.settings.load().durability == Durability::Persisted
+    }
+
+    pub(super) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     /// Group commit: one flush at a time; what is appended meanwhile is the next one's.
@@ -324,13 +762,7 @@ impl Partition {
             let flushed = partition.log.flush();
             partition.flushing.store(false, Ordering::Release);
             match flushed {
-                Ok(offset) => {
-                    let mut leadership = partition.leadership.lock();
-                    if let Some(leader) = leadership.leader.as_mut() {
-                        let actions = leader.step(Event::Flushed(offset));
-                        partition.carry_out(&mut leadership, &actions);
-                    }
-                }
+                Ok(offset) => partition.step(Event::Flushed(offset)),
                 // What waits is acknowledged by a later flush: the next append asks for one, a retry included.
                 Err(error @ (FlushError::DiskFull | FlushError::TooManyOpenFiles)) => {
                     error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log yet");
@@ -345,96 +777,10 @@ impl Partition {
     }
 }
 
-impl Leadership {
-    fn answer_commits(&mut self, high_watermark: Offset) {
-        while let Some(first) = self.commits.first_entry()
-            && first.key().0 <= high_watermark
-        {
-            // The waiting request may have timed out; then nobody takes the answer.
-            let _ = first.remove().send(Ok(()));
-        }
-    }
-
-    fn fail_commits(&mut self) {
-        for waiting in std::mem::take(&mut self.commits).into_values() {
-            let _ = waiting.send(Err(ErrorCode::NotLeaderOrFollower));
-        }
-    }
-}
-
-/// Fetches that wait for a partition. Few at a time: one per consumer connection that has read everything.
-#[derive(Debug, Default)]
-struct Readers {
-    waiting: Mutex<Vec<Arc<Notify>>>,
-    /// Whether there are any, so that an append without readers takes no lock.
-    any: AtomicBool,
-}
-
-impl Readers {
-    fn wake(&self) {
-        // The fence pairs with the one in `add`: either this load sees the reader, or the reader's look at the watermark,
-        // which comes after its registration, sees the store that came before this call.
-        fence(Ordering::SeqCst);
-        if !self.any.load(Ordering::Relaxed) {
-            return;
-        }
-        for reader in self.waiting.lock().iter() {
-            reader.notify_one();
-        }
-    }
-
-    fn add(&self, reader: &Arc<Notify>) {
-        self.waiting.lock().push(Arc::clone(reader));
-        self.any.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    fn remove(&self, reader: &Arc<Notify>) {
-        let mut waiting = self.waiting.lock();
-        waiting.retain(|other| !Arc::ptr_eq(other, reader));
-        if waiting.is_empty() {
-            self.any.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A fetch that waits for any of its partitions.
-#[derive(Debug, Default)]
-pub struct FetchWaiter {
-    woken: Arc<Notify>,
-}
-
-impl FetchWaiter {
-    /// Waits for nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Has `partition` wake this fetch until the registration is dropped. Look at the partition after this, not before:
-    /// what happened in between wakes nobody.
-    pub fn wait_for(&self, partition: &Arc<Partition>) -> ReaderRegistration {
-        partition.readers.add(&self.woken);
-        ReaderRegistration {
-            partition: Arc::clone(partition),
-            reader: Arc::clone(&self.woken),
-        }
-    }
-
-    /// Completes when a partition has woken this since the last time.
-    pub async fn woken(&self) {
-        self.woken.notified().await;
-    }
-}
-
-/// Takes a fetch out of its partition's readers when dropped.
-#[derive(Debug)]
-pub struct ReaderRegistration {
-    partition: Arc<Partition>,
-    reader: Arc<Notify>,
-}
-
-impl Drop for ReaderRegistration {
-    fn drop(&mut self) {
-        self.partition.readers.remove(&self.reader);
+fn compare_epochs(ours: LeaderEpoch, theirs: i32) -> Result<(), ErrorCode> {
+    match theirs {
+        _ if theirs < 0 || theirs == ours.0 => Ok(()),
+        _ if theirs < ours.0 => Err(ErrorCode::FencedLeaderEpoch),
+        _ => Err(ErrorCode::UnknownLeaderEpoch),
     }
 }

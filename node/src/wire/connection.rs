@@ -213,7 +213,7 @@ impl<S: Service> Connection<S> {
         self.in_flight.is_empty()
             || (self.in_flight_api == api_key
                 && self.in_flight.len() < OVERLAP_MAX
-                && self.service.may_overlap(api_key))
+                && self.service.may_overlap(&self.peer, api_key))
     }
 
     fn begin(&mut self, size: usize) -> Result<(), ConnectionError> {

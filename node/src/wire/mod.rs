@@ -76,7 +76,7 @@ pub trait Service: Send + Sync + 'static {
     fn memory_for(&self, api_key: i16, frame_len: usize) -> usize;
 
     /// Whether such a request may begin before the one in front of it on its connection, of the same API, is answered.
-    fn may_overlap(&self, api_key: i16) -> bool;
+    fn may_overlap(&self, peer: &Peer, api_key: i16) -> bool;
 
     /// Begins to answer a request. What must happen in request order has happened when this returns.
     fn call(&self, peer: &Arc<Peer>, request: Request) -> Reply;

@@ -72,6 +72,8 @@ pub(super) struct Partition {
     pub diverging: Option<(i32, i64)>,
     /// The current leader and its epoch, where the reader has another in mind (KIP-951).
     pub current_leader: Option<(i32, i32)>,
+    /// A follower that the reader had better read from (KIP-392).
+    pub preferred_read_replica: Option<i32>,
     /// The records.
     pub slices: Vec<FileSlice>,
 }
@@ -88,6 +90,7 @@ impl Partition {
             read_committed: false,
             diverging: None,
             current_leader: None,
+            preferred_read_replica: None,
             slices: Vec::new(),
         }
     }
@@ -186,7 +189,8 @@ impl Encoder {
             self.null_array();
         }
         if self.version >= 11 {
-            self.bytes.put_i32(NO_PREFERRED_REPLICA);
+            let preferred = partition.preferred_read_replica;
+            self.bytes.put_i32(preferred.unwrap_or(NO_PREFERRED_REPLICA));
         }
         self.records(partition.slices);
         let mut tags = Vec::new();

@@ -305,7 +305,7 @@ pub enum Content {
     Nothing,
     /// Records.
     Records,
-    /// An error, or a diverging epoch.
+    /// An error, a diverging epoch, or another replica to read from.
     Error,
 }
 

@@ -1,0 +1,444 @@
+//! Fetches every partition that follows one leader, over one connection.
+//!
+//! A request names only partitions whose position changed since the last one: an idle partition is not mentioned, in
+//! either direction. With something to say while a request still waits at the leader (a partition was added, a flush is
+//! done, a pause is over) the next request is sent at once; the leader then answers the first one.
+
+use bytes::Bytes;
+use kafka_wire::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
+use kafka_wire::fetch_response::PartitionData;
+use kafka_wire::{FetchRequest, FetchResponse};
+use kafka_wire_core::{TaggedField, TaggedFields, Uuid};
+use kittiwake_raft::{BrokerId, TopicId};
+use kittiwake_storage::{LeaderEpoch, Offset};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info};
+
+use super::channel::Channel;
+use super::pool::{Inbox, Shared};
+use super::sessions::{INITIAL_EPOCH, Key};
+use crate::api::ErrorCode;
+use crate::api::fetch::replica::FLUSHED_OFFSET_TAG;
+use crate::config::address::REPLICATION_LISTENER;
+use crate::partition::{Followed, Following, LeaderAnswer, Partition};
+
+/// Requests on their way at once: one that waits at the leader, and one with news.
+const IN_FLIGHT_MAX: usize = 2;
+
+/// Pause after a leader that is not there, or does not know this node yet. Short: it may be about to.
+const RECONNECT: Duration = Duration::from_millis(50);
+
+/// Pause of a partition whose leader, or whose replica here, has yet to learn of a change.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Records from here on are checked and appended off the async workers, in bytes of one response.
+const HEAVY_BYTES: usize = 64 << 10;
+
+/// Fetches from one leader.
+pub(super) struct Fetcher {
+    shared: Arc<Shared>,
+    leader: BrokerId,
+    inbox: Arc<Inbox>,
+    partitions: HashMap<Key, (Arc<Partition>, Following)>,
+    /// Partitions to be named in the next request.
+    to_name: BTreeSet<Key>,
+    /// Partitions that the session holds and this fetcher does not.
+    to_forget: BTreeSet<Key>,
+    /// Partitions that pause, and until when.
+    pausing: BTreeMap<Instant, Vec<Key>>,
+    /// Flushes and moves of log starts under way; what they change is named when they are done.
+    background: JoinSet<Key>,
+    session: Session,
+}
+
+/// The session at the leader.
+#[derive(Clone, Copy, Debug, Default)]
+struct Session {
+    id: i32,
+    next_epoch: i32,
+}
+
+/// Why a connection is given up.
+enum Ended {
+    /// It broke, or what came was no answer.
+    Broken(io::Error),
+    /// The leader does not accept this node's registration, yet.
+    Refused(ErrorCode),
+    /// No partition follows this leader any more.
+    Idle,
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl Fetcher {
+    pub(super) fn new(shared: Arc<Shared>, leader: BrokerId, inbox: Arc<Inbox>) -> Self {
+        Self {
+            shared,
+            leader,
+            inbox,
+            partitions: HashMap::new(),
+            to_name: BTreeSet::new(),
+            to_forget: BTreeSet::new(),
+            pausing: BTreeMap::new(),
+            background: JoinSet::new(),
+            session: Session::default(),
+        }
+    }
+
+    /// Fetches until the node stops.
+    pub(super) async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        stop.run_until_cancelled(async move {
+            loop {
+                self.take_changes();
+                if self.partitions.is_empty() {
+                    self.inbox.changed().await;
+                    continue;
+                }
+                let ended = self.fetch().await;
+                self.begin_anew();
+                match ended {
+                    Ended::Idle => continue,
+                    Ended::Broken(error) => {
+                        debug!(leader = %self.leader, %error, "the connection to a leader ended");
+                    }
+                    Ended::Refused(error) => {
+                        info!(leader = %self.leader, error = error.name(), "a leader does not accept this node yet");
+                    }
+                }
+                // A change may be that the leader is another.
+                let _ = timeout(RECONNECT, self.inbox.changed()).await;
+            }
+        })
+        .await;
+    }
+
+    fn begin_anew(&mut self) {
+        self.session = Session::default();
+        self.to_forget.clear();
+        self.pausing.clear();
+        self.to_name = self.partitions.keys().copied().collect();
+    }
+
+    fn take_changes(&mut self) {
+        for (key, assignment) in self.inbox.take() {
+            match assignment {
+                Some(followed) => {
+                    self.partitions.insert(key, followed);
+                    self.to_forget.remove(&key);
+                    self.to_name.insert(key);
+                }
+                None => {
+                    self.to_name.remove(&key);
+                    if self.partitions.remove(&key).is_some() {
+                        self.to_forget.insert(key);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, Ended> {
+        let image = self.shared.quorum.image();
+        let endpoint = image
+            .broker(self.leader)
+            .and_then(|leader| leader.endpoint(REPLICATION_LISTENER))
+            .ok_or_else(|| io::Error::other("it has no replication listener"))?;
+        let config = &self.shared.config;
+        let client_id = format!("replica-{}", self.shared.node_id);
+        let channel = Channel::connect(
+            &endpoint.host,
+            endpoint.port,
+            &client_id,
+            config.replica_socket_timeout_ms,
+            config.replica_fetch_response_max_bytes as usize,
+        )
+        .await?;
+        Ok(channel)
+    }
+
+    /// One connection, from its beginning to its end.
+    async fn fetch(&mut self) -> Ended {
+        let mut channel = match self.connect().await {
+            Ok(channel) => channel,
+            Err(ended) => return ended,
+        };
+        let config = Arc::clone(&self.shared.config);
+        let patience = config.replica_fetch_wait_max_ms + config.replica_socket_timeout_ms;
+        let mut answer_due = Instant::now() + patience;
+        loop {
+            self.take_changes();
+            if self.partitions.is_empty() {
+                return Ended::Idle;
+            }
+            self.resume();
+            let in_flight = channel.in_flight();
+            // The first answer says which session the next request is of.
+            let has_news = self.session.id != 0
+                && (!self.to_name.is_empty() || !self.to_forget.is_empty());
+            if in_flight == 0 || (has_news && in_flight < IN_FLIGHT_MAX) {
+                let request = match self.request() {
+                    Ok(request) => request,
+                    Err(ended) => return ended,
+                };
+                if let Err(error) = channel.send(&request).await {
+                    return error.into();
+                }
+                answer_due = Instant::now() + patience;
+            }
+            let pause_ends = self.pausing.keys().next().copied();
+            tokio::select! {
+                response = channel.receive() => {
+                    let taken = match response {
+                        Ok(response) => self.take_response(response).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    if let Err(ended) = taken {
+                        return ended;
+                    }
+                }
+                () = self.inbox.changed() => {}
+                Some(done) = self.background.join_next() => {
+                    // A task that died is named by its next records.
+                    self.to_name.extend(done.ok().filter(|key| self.partitions.contains_key(key)));
+                }
+                () = sleep_until(pause_ends.unwrap_or(answer_due)), if pause_ends.is_some() => {}
+                () = sleep_until(answer_due) => {
+                    return io::Error::from(io::ErrorKind::TimedOut).into();
+                }
+            }
+        }
+    }
+
+    /// Names the partitions whose pause is over.
+    fn resume(&mut self) {
+        let now = Instant::now();
+        while let Some(first) = self.pausing.first_entry()
+            && *first.key() <= now
+        {
+            let keys = first.remove();
+            self.to_name
+                .extend(keys.into_iter().filter(|key| self.partitions.contains_key(key)));
+        }
+    }
+
+    fn request(&mut self) -> Result<FetchRequest, Ended> {
+        let shared = &self.shared;
+        let image = shared.quorum.image();
+        let registered = image
+            .broker(shared.node_id)
+            .ok_or(Ended::Refused(ErrorCode::BrokerIdNotRegistered))?;
+        let mut request = FetchRequest::default();
+        request.replica_state = ReplicaState::default();
+        request.replica_state.replica_id = shared.node_id.0;
+        request.replica_state.replica_epoch = registered.epoch.0;
+        request.max_wait_ms =
+            i32::try_from(shared.config.replica_fetch_wait_max_ms.as_millis()).unwrap_or(i32::MAX);
+        request.min_bytes = 1;
+        request.max_bytes =
+            i32::try_from(shared.config.replica_fetch_response_max_bytes).unwrap_or(i32::MAX);
+        request.session_id = self.session.id;
+        request.session_epoch = self.session.next_epoch;
+        self.session.next_epoch = match self.session.next_epoch {
+            i32::MAX => 1,
+            epoch => epoch + 1,
+        };
+        for (topic, index) in std::mem::take(&mut self.to_name) {
+            let Some((partition, following)) = self.partitions.get(&(topic, index)) else {
+                continue;
+            };
+            let wanted = self.wanted(index, partition, *following);
+            match request.topics.last_mut() {
+                Some(last) if last.topic_id == uuid(topic) => last.partitions.push(wanted),
+                _ => {
+                    let mut first = FetchTopic::default();
+                    first.topic_id = uuid(topic);
+                    first.partitions.push(wanted);
+                    request.topics.push(first);
+                }
+            }
+        }
+        for (topic, index) in std::mem::take(&mut self.to_forget) {
+            match request.forgotten_topics_data.last_mut() {
+                Some(last) if last.topic_id == uuid(topic) => last.partitions.push(index),
+                _ => {
+                    let mut first = ForgottenTopic::default();
+                    first.topic_id = uuid(topic);
+                    first.partitions.push(index);
+                    request.forgotten_topics_data.push(first);
+                }
+            }
+        }
+        Ok(request)
+    }
+
+    fn wanted(&self, index: i32, partition: &Partition, following: Following) -> FetchPartition {
+        let log = partition.log();
+        let mut wanted = FetchPartition::default();
+        wanted.partition = index;
+        wanted.current_leader_epoch = following.epoch.0;
+        wanted.fetch_offset = log.log_end_offset().0;
+        wanted.last_fetched_epoch = log.latest_epoch().unwrap_or(LeaderEpoch::NONE).0;
+        wanted.log_start_offset = log.log_start_offset().0;
+        wanted.partition_max_bytes =
+            i32::try_from(self.shared.config.replica_fetch_max_bytes).unwrap_or(i32::MAX);
+        if partition.is_persisted() {
+            let flushed = log.flushed_offset().0.to_be_bytes();
+            let tag = TaggedField::new(FLUSHED_OFFSET_TAG, Bytes::copy_from_slice(&flushed));
+            // One tag is in order.
+            wanted.unknown_tagged_fields = TaggedFields::from_sorted(vec![tag]).unwrap_or_default();
+        }
+        wanted
+    }
+
+    async fn take_response(&mut self, response: FetchResponse) -> Result<(), Ended> {
+        match ErrorCode::from_code(response.error_code) {
+            Some(ErrorCode::None) => {}
+            Some(error) => return Err(Ended::Refused(error)),
+            None => {
+                return Err(io::Error::other(format!("error {}", response.error_code)).into());
+            }
+        }
+        self.session.id = response.session_id;
+        self.session.next_epoch = self.session.next_epoch.max(INITIAL_EPOCH + 1);
+        let mut answers = Vec::new();
+        for topic in response.responses {
+            let Some(id) = TopicId::from_bytes(topic.topic_id.to_bytes()) else {
+                continue;
+            };
+            for data in topic.partitions {
+                let key = (id, data.partition_index);
+                if let Some((partition, following)) = self.partitions.get(&key) {
+                    answers.push(Received {
+                        key,
+                        partition: Arc::clone(partition),
+                        following: *following,
+                        data,
+                    });
+                }
+            }
+        }
+        let bytes: usize = answers.iter().map(|answer| answer.records().len()).sum();
+        self.shared.counters.fetches.inc();
+        self.shared.counters.bytes.inc_by(bytes as u64);
+        let is_heavy = bytes >= HEAVY_BYTES || answers.iter().any(Received::may_rewind);
+        let followed: Vec<_> = if is_heavy {
+            let taking = spawn_blocking(move || answers.iter().map(Received::take).collect());
+            taking.await.map_err(io::Error::other)?
+        } else {
+            answers.iter().map(Received::take).collect()
+        };
+        for taken in followed {
+            self.go_on(taken);
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, taken: Taken) {
+        let Taken {
+            key,
+            followed,
+            grown,
+            leader_start,
+        } = taken;
+        let Some((partition, following)) = self.partitions.get(&key) else {
+            return;
+        };
+        match followed {
+            Followed::Advanced => {
+                if leader_start > partition.log_start_offset() {
+                    let (partition, following) = (Arc::clone(partition), *following);
+                    self.background.spawn_blocking(move || {
+                        partition.follow_log_start(following, leader_start);
+                        key
+                    });
+                }
+                if grown {
+                    self.to_name.insert(key);
+                }
+                if grown && partition.is_persisted() {
+                    let partition = Arc::clone(partition);
+                    self.background.spawn_blocking(move || {
+                        // A failure takes the log directory offline, and is reported there.
+                        let _ = partition.log().flush();
+                        key
+                    });
+                }
+            }
+            Followed::Rewound | Followed::AskAgain => {
+                self.to_name.insert(key);
+            }
+            Followed::Wait => {
+                let until = Instant::now() + RETRY;
+                self.pausing.entry(until).or_default().push(key);
+            }
+            Followed::Obsolete => {}
+        }
+    }
+}
+
+/// The leader's answer for one partition.
+struct Received {
+    key: Key,
+    partition: Arc<Partition>,
+    following: Following,
+    data: PartitionData,
+}
+
+/// What it came to.
+struct Taken {
+    key: Key,
+    followed: Followed,
+    /// Records were appended.
+    grown: bool,
+    leader_start: Offset,
+}
+
+impl Received {
+    fn records(&self) -> &[u8] {
+        self.data.records.as_deref().unwrap_or_default()
+    }
+
+    fn diverging(&self) -> Option<(LeaderEpoch, Offset)> {
+        let diverging = &self.data.diverging_epoch;
+        (diverging.epoch >= 0 || diverging.end_offset >= 0).then_some((
+            LeaderEpoch(diverging.epoch),
+            Offset(diverging.end_offset),
+        ))
+    }
+
+    /// Whether the log may have to be cut, which waits for the disk.
+    fn may_rewind(&self) -> bool {
+        self.data.error_code != ErrorCode::None.code() || self.diverging().is_some()
+    }
+
+    fn take(&self) -> Taken {
+        let data = &self.data;
+        let answer = LeaderAnswer {
+            error: ErrorCode::from_code(data.error_code).unwrap_or(ErrorCode::UnknownServerError),
+            diverging: self.diverging(),
+            high_watermark: Offset(data.high_watermark),
+            log_start: Offset(data.log_start_offset),
+            records: self.records(),
+        };
+        Taken {
+            key: self.key,
+            followed: self.partition.follow_answer(self.following, answer),
+            grown: !self.records().is_empty(),
+            leader_start: answer.log_start,
+        }
+    }
+}
+
+fn uuid(topic: TopicId) -> Uuid {
+    Uuid::from_bytes(topic.to_bytes())
+}
