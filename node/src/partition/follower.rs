@@ -57,7 +57,6 @@ pub fn continuity(
     Continuity::Continues
 }
 
-
 /// What the leader has answered for the partition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answer {
@@ -118,7 +117,9 @@ pub fn judge(
 /// has removed what we lack; or our log is empty and lies beyond its end. A log with records is not given up otherwise.
 fn out_of_range(view: View, leader_start: Offset) -> Verdict {
     let is_empty = view.log_start == view.log_end;
-    if view.log_end < leader_start || (is_empty && Offset::ZERO <= leader_start && view.log_end > leader_start) {
+    if view.log_end < leader_start
+        || (is_empty && Offset::ZERO <= leader_start && view.log_end > leader_start)
+    {
         return Verdict::Restart(leader_start);
     }
     Verdict::Wait
@@ -185,7 +186,10 @@ mod tests {
             Verdict::Truncate(Offset(35))
         );
         assert_eq!(
-            judge(VIEW, diverging(3, 90), |_| Some((LeaderEpoch(3), Offset(60)))),
+            judge(VIEW, diverging(3, 90), |_| Some((
+                LeaderEpoch(3),
+                Offset(60)
+            ))),
             Verdict::Truncate(Offset(50))
         );
     }
@@ -223,10 +227,7 @@ mod tests {
             log_start: Offset(50),
             log_end: Offset(50),
         };
-        assert_eq!(
-            judge(empty, odd, no_history),
-            Verdict::Restart(Offset(20))
-        );
+        assert_eq!(judge(empty, odd, no_history), Verdict::Restart(Offset(20)));
     }
 
     #[test]

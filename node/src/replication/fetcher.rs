@@ -183,8 +183,8 @@ impl Fetcher {
             self.resume();
             let in_flight = channel.in_flight();
             // The first answer says which session the next request is of.
-            let has_news = self.session.id != 0
-                && (!self.to_name.is_empty() || !self.to_forget.is_empty());
+            let has_news =
+                self.session.id != 0 && (!self.to_name.is_empty() || !self.to_forget.is_empty());
             if in_flight == 0 || (has_news && in_flight < IN_FLIGHT_MAX) {
                 let request = match self.request() {
                     Ok(request) => request,
@@ -226,8 +226,10 @@ impl Fetcher {
             && *first.key() <= now
         {
             let keys = first.remove();
-            self.to_name
-                .extend(keys.into_iter().filter(|key| self.partitions.contains_key(key)));
+            self.to_name.extend(
+                keys.into_iter()
+                    .filter(|key| self.partitions.contains_key(key)),
+            );
         }
     }
 
@@ -410,10 +412,8 @@ impl Received {
 
     fn diverging(&self) -> Option<(LeaderEpoch, Offset)> {
         let diverging = &self.data.diverging_epoch;
-        (diverging.epoch >= 0 || diverging.end_offset >= 0).then_some((
-            LeaderEpoch(diverging.epoch),
-            Offset(diverging.end_offset),
-        ))
+        (diverging.epoch >= 0 || diverging.end_offset >= 0)
+            .then_some((LeaderEpoch(diverging.epoch), Offset(diverging.end_offset)))
     }
 
     /// Whether the log may have to be cut, which waits for the disk.

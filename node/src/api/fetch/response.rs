@@ -190,7 +190,8 @@ impl Encoder {
         }
         if self.version >= 11 {
             let preferred = partition.preferred_read_replica;
-            self.bytes.put_i32(preferred.unwrap_or(NO_PREFERRED_REPLICA));
+            self.bytes
+                .put_i32(preferred.unwrap_or(NO_PREFERRED_REPLICA));
         }
         self.records(partition.slices);
         let mut tags = Vec::new();
