@@ -223,6 +223,12 @@ fn a_full_disk_puts_off_the_giving_back_and_nothing_else() {
     at.log.reclaim();
     assert_eq!(at.log.recovery_point(), Offset(cut));
     assert!(!at.dir.is_offline());
+    let left = fs::read_dir(at.partition()).unwrap();
+    let mut names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        !names.any(|name| name.ends_with(".tmp")),
+        "no half copy takes room"
+    );
     at.dir.set_free_floor_bytes(0);
     append_of(&at.log, 9, &sized_batch(1, 2, 700));
     at.log.flush().unwrap();
@@ -396,6 +402,32 @@ fn producers_go_back_to_what_the_kept_batches_say() {
         !append(&at.log, &from(77)).duplicate,
         "without state it may go on anywhere"
     );
+}
+
+#[test]
+fn a_transaction_is_open_again_when_its_marker_is_cut_off() {
+    let at = Fixture::new();
+    let placed = |offset, sequence, control: bool| {
+        let builder = RecordsBuilder::new(Compression::None)
+            .producer(9, 0, sequence)
+            .transactional()
+            .placed(Offset(offset), EPOCH);
+        let mut builder = if control { builder.control() } else { builder };
+        builder.push(5, Some(b"key"), Some(b"value"), &[]);
+        builder.build().unwrap()
+    };
+    let records = [
+        placed(200, 0, false),
+        placed(201, 1, false),
+        placed(202, -1, true),
+        placed(203, 2, false),
+    ];
+    at.log.append_as_follower(&records.concat(), 0).unwrap();
+    for (end, unstable) in [(204, Some(203)), (203, None), (202, Some(200)), (200, None)] {
+        at.log.truncate_to(Offset(end)).unwrap();
+        let found = at.log.first_unstable_offset();
+        assert_eq!(found, unstable.map(Offset), "cut at {end}");
+    }
 }
 
 /// Epochs of the old log must not hide those of the batches that came instead, when a crash kept their
