@@ -582,3 +582,44 @@ fn readers_see_one_log_or_the_other_while_it_is_cut() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+/// Flushes, checkpoints, retention and the giving back go on beside truncations; what the clean stop leaves
+/// is sound, and what was committed is there.
+#[test]
+fn housekeeping_goes_on_while_the_log_is_cut() {
+    let at = Fixture::new();
+    let done = AtomicBool::new(false);
+    let committed = Offset(90);
+    let flush = || assert!(at.log.flush().unwrap() >= committed);
+    let checkpoint = || at.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    let delete = || {
+        let start = committed.min(at.log.log_start_offset() + 1);
+        at.log.advance_log_start(start, committed).unwrap();
+    };
+    let housekeeping: [&(dyn Fn() + Sync); 3] = [&flush, &checkpoint, &delete];
+    std::thread::scope(|scope| {
+        for work in housekeeping {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+        }
+        for epoch in 10..60 {
+            for _ in 0..40 {
+                append_of(&at.log, epoch, &sized_batch(1, 2, 700));
+            }
+            let cut = Offset(committed.0 + i64::from(epoch % 7) * 20);
+            assert_eq!(at.log.truncate_to(cut).unwrap(), cut);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (start, end) = (at.log.log_start_offset(), at.log.log_end_offset());
+    let kept = read(&at.log, start, committed);
+    assert!(at.upto(committed.0).ends_with(&kept));
+    at.dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    let report = verify(&PartitionDir::open(&at.partition()).unwrap(), true).unwrap();
+    assert_eq!((report.faults, report.end_offset), (vec![], end));
+    assert_eq!(at.log.recovery_point(), end);
+}
