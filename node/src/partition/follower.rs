@@ -79,6 +79,9 @@ pub enum Verdict {
     Truncate(Offset),
     /// Nothing of the log is in the leader's: begin anew at this offset.
     Restart(Offset),
+    /// The log is empty, and its beginning lies inside the leader's first batch (DeleteRecords can leave it so): begin anew
+    /// at this offset, append, and let the log start follow.
+    BeginAt(Offset),
     /// The records do not continue the log: they answer a question that is no longer the one to ask. Ask again.
     AskAgain,
     /// Not now: the leader, or this node, has yet to learn of a change. Ask again after a pause.
@@ -108,6 +111,9 @@ pub fn judge(
         return Verdict::Truncate(cut);
     }
     match answer.first_offset {
+        Some(first) if first < view.log_end && view.log_start == view.log_end => {
+            Verdict::BeginAt(first)
+        }
         Some(first) if first != view.log_end => Verdict::AskAgain,
         _ => Verdict::Append,
     }
@@ -171,6 +177,23 @@ mod tests {
             ..answer()
         };
         assert_eq!(judge(VIEW, stale, no_history), Verdict::AskAgain);
+    }
+
+    #[test]
+    fn an_empty_log_takes_the_batch_that_its_beginning_lies_in() {
+        let empty = View {
+            log_start: Offset(50),
+            log_end: Offset(50),
+        };
+        let whole_batch = Answer {
+            first_offset: Some(Offset(47)),
+            log_start: Offset(50),
+            ..answer()
+        };
+        assert_eq!(
+            judge(empty, whole_batch, no_history),
+            Verdict::BeginAt(Offset(47))
+        );
     }
 
     /// KIP-279: both sides' ends of the epoch count.

@@ -609,6 +609,12 @@ impl Partition {
             Verdict::Append => self.append_from_leader(&answer),
             Verdict::Truncate(to) => self.rewind("cut", to, || self.log.truncate_to(to).map(drop)),
             Verdict::Restart(at) => self.rewind("begun anew", at, || self.log.restart_at(at)),
+            Verdict::BeginAt(first) => {
+                match self.rewind("begun anew", first, || self.log.restart_at(first)) {
+                    Followed::Rewound => self.append_from_leader(&answer),
+                    failed => failed,
+                }
+            }
             Verdict::AskAgain => Followed::AskAgain,
             Verdict::Wait => Followed::Wait,
         }

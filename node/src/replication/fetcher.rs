@@ -10,7 +10,7 @@ use kafka_wire::fetch_response::PartitionData;
 use kafka_wire::{FetchRequest, FetchResponse};
 use kafka_wire_core::{TaggedField, TaggedFields, Uuid};
 use kittiwake_raft::{BrokerId, TopicId};
-use kittiwake_storage::{LeaderEpoch, Offset};
+use kittiwake_storage::{BatchHeader, LeaderEpoch, Offset};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
@@ -418,7 +418,11 @@ impl Received {
 
     /// Whether the log may have to be cut, which waits for the disk.
     fn may_rewind(&self) -> bool {
-        self.data.error_code != ErrorCode::None.code() || self.diverging().is_some()
+        let starts_elsewhere = BatchHeader::parse(self.records())
+            .is_ok_and(|header| header.base_offset != self.partition.log_end_offset());
+        self.data.error_code != ErrorCode::None.code()
+            || self.diverging().is_some()
+            || starts_elsewhere
     }
 
     fn take(&self) -> Taken {

@@ -330,6 +330,7 @@ mod tests {
             read_committed: true,
             diverging: None,
             current_leader: None,
+            preferred_read_replica: Some(7),
             slices: vec![slice(2, 4), slice(10, 3)],
         };
         let empty = Partition {
