@@ -266,7 +266,7 @@ fn a_replica_with_a_superseded_end_compares_equal_to_one_without() {
 #[test]
 fn a_crash_at_any_step_of_a_truncation_leaves_a_sound_log() {
     let bases = Fixture::new().bases();
-    for cut in [198, bases[4], bases[4] + 6, bases[1], bases[1] + 2, 0, 2] {
+    for cut in [198, bases[4], bases[3] + 6, bases[1] + 2, 0] {
         let at = Fixture::new();
         let copies = at.copy_at_each_step();
         assert_eq!(at.log.truncate_to(Offset(cut)).unwrap(), Offset(cut));
@@ -303,7 +303,7 @@ fn a_crash_at_any_step_of_a_truncation_leaves_a_sound_log() {
 #[test]
 fn a_crash_at_any_step_of_a_restart_leaves_the_old_log_or_the_new_one() {
     let bases = Fixture::new().bases();
-    for start in [5_000, 0, 10, bases[2], 200] {
+    for start in [5_000, 10, bases[2]] {
         let at = Fixture::new();
         at.log.advance_log_start(Offset(90), Offset(200)).unwrap();
         let copies = at.copy_at_each_step();
