@@ -75,7 +75,7 @@ def main():
         for peer in peers:
             with peer as broker:
                 measure.first_acknowledgement(broker, "live")
-                measure.create_topic(broker.bootstrap, "old", segment_bytes=256 << 20)
+                measure.create_topic(broker, "old", segment_bytes=256 << 20)
                 measure.produce(broker, options.tool, "old", options.records)
                 found = {"hot": [], "cold": []}
                 for _ in range(options.rounds):

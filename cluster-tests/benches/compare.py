@@ -6,15 +6,11 @@ tmpfs; memory is touched before each run, and a JVM is given one warm-up run. Th
 rdkafka_performance. Started by `cluster-tests/benches/run`, which builds and fetches what it needs.
 """
 import argparse
-import json
 import os
-import platform
-import shutil
-import statistics
-import sys
 
 import brokers
 import measure
+import report
 
 # measured, number, title, digits
 ROWS = [
@@ -48,47 +44,23 @@ def one_round(broker, options):
         found["start"] = measure.first_acknowledgement(broker, "first")
         found["idle"] = measure.idle(broker, options.idle_seconds)
         if broker.name == "kafka":
-            measure.create_topic(broker.bootstrap, "warm-up")
+            measure.create_topic(broker, "warm-up")
             measure.produce(broker, options.tool, "warm-up", options.records // 4)
             measure.consume(broker, options.tool, "warm-up", options.records // 4)
         for topic in ("bulk", "small", "latency"):
-            measure.create_topic(broker.bootstrap, topic)
+            measure.create_topic(broker, topic)
         touch()
         found["produce"] = measure.produce(broker, options.tool, "bulk", options.records)
         found["consume"] = measure.consume(broker, options.tool, "bulk", options.records)
         found["consume_uncommitted"] = measure.consume(broker, options.tool, "bulk", options.records, "read_uncommitted")
-        found["written"] = {"resident_mib": measure.resident_mib(broker.pid)}
+        found["written"] = {"resident_mib": measure.resident_mib(broker)}
         found["small"] = measure.small_requests(broker, options.tool, "small", options.requests)
         found["latency"] = measure.latency(broker, "latency", options.latency_records)
     with broker:
         measure.first_acknowledgement(broker, "first")
-        measure.create_topic(broker.bootstrap, "wide", options.partitions)
+        measure.create_topic(broker, "wide", options.partitions)
         found["partitions"] = measure.idle(broker, options.idle_seconds)
     return found
-
-
-def machine():
-    with open("/proc/cpuinfo") as file:
-        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown processor")
-    with open("/proc/meminfo") as file:
-        memory = int(file.readline().split()[1]) / (1 << 20)
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Linux {platform.release()}"
-
-
-def table(medians):
-    names = list(medians)
-    lines = ["| what | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for measured, number, title, digits in ROWS:
-        cells = [f"{medians[name][measured][number]:,.{digits}f}" for name in names]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def median_of(rounds):
-    return {
-        measured: {number: statistics.median(found[measured][number] for found in rounds) for number in numbers}
-        for measured, numbers in rounds[0].items()
-    }
 
 
 def arguments():
@@ -109,26 +81,13 @@ def arguments():
 
 def main():
     options = arguments()
-    options.directory = os.path.join(options.directory, f"kittiwake-bench-{os.getpid()}")
-    os.mkdir(options.directory)
-    try:
+    with report.directory(options, "bench"):
         peers = [brokers.Kittiwake(options.directory, os.path.abspath(options.binary))]
         if options.kafka_libs:
             peers.append(brokers.Kafka(options.directory, os.path.abspath(options.kafka_libs)))
-        rounds = {peer.name: [] for peer in peers}
-        for number in range(1, options.rounds + 1):
-            for peer in peers:
-                found = one_round(peer, options)
-                rounds[peer.name].append(found)
-                print(f"round {number}, {peer.name}: {json.dumps(found)}", file=sys.stderr)
-    finally:
-        shutil.rmtree(options.directory)
-    medians = {name: median_of(found) for name, found in rounds.items()}
-    print(f"Medians of {options.rounds} alternated rounds; {machine()}; {options.records:,} records of 1 KiB, {options.partitions:,} partitions.\n")
-    print(table(medians))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"machine": machine(), "medians": medians, "rounds": rounds}, file, indent=1)
+        rounds = report.alternate(peers, options.rounds, lambda peer: one_round(peer, options))
+    what = f"{options.records:,} records of 1 KiB, {options.partitions:,} partitions"
+    report.write(ROWS, rounds, what, options.json)
 
 
 main()

@@ -17,13 +17,13 @@ import measure
 
 def unflushed_segment(broker, options):
     """One segment of 1 GiB, full but for a little."""
-    measure.create_topic(broker.bootstrap, "full")
+    measure.create_topic(broker, "full")
     measure.produce(broker, options.tool, "full", 950_000)
 
 
 def sealed_segments(broker, options):
     """A segment a record."""
-    measure.create_topic(broker.bootstrap, "sealed", segment_bytes=4096)
+    measure.create_topic(broker, "sealed", segment_bytes=4096)
     arguments = ["-P", "-b", broker.bootstrap, "-t", "sealed", "-p", "0", "-s", "3900", "-c", str(options.segments), "-a", "-1", "-q"]
     measure.performance(options.tool, arguments + ["-X", "linger.ms=0", "-X", "batch.num.messages=1"])
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 use crate::history::{History, Outcome, Read, Value};
 
@@ -89,6 +90,15 @@ pub enum Anomaly {
         /// The partition.
         partition: i32,
     },
+    /// A record sent after another one of its partition had been acknowledged got a lower offset than that one.
+    WentBack {
+        /// The value sent later.
+        value: Value,
+        /// Where it stands.
+        place: Place,
+        /// The higher offset that had been acknowledged before.
+        acknowledged: i64,
+    },
     /// Within one assignment a consumer was given an offset not above the one before.
     PollBackwards {
         /// The assignment.
@@ -115,6 +125,7 @@ pub fn check(history: &History, guarantees: Guarantees) -> Vec<Anomaly> {
     aborted_reads(history, &mut anomalies);
     vanished(history, &mut anomalies);
     polls(history, &seen, &mut anomalies);
+    went_back(history, &mut anomalies);
     if guarantees.idempotent {
         duplicates(&seen, &mut anomalies);
         reordered(history, &mut anomalies);
@@ -272,6 +283,43 @@ fn reordered(history: &History, anomalies: &mut Vec<Anomaly>) {
     }
 }
 
+/// Offsets follow real time, whoever leads: what is sent after an acknowledgement stands behind it.
+fn went_back(history: &History, anomalies: &mut Vec<Anomaly>) {
+    #[derive(Default)]
+    struct Partition {
+        /// (when, offset) of every acknowledgement.
+        ends: Vec<(Duration, i64)>,
+        /// (when, value, offset) of every acknowledged send.
+        begins: Vec<(Duration, Value, i64)>,
+    }
+    let mut partitions: BTreeMap<i32, Partition> = BTreeMap::new();
+    for send in &history.sends {
+        if let (Outcome::Ok(offset), Some(ended)) = (send.outcome, send.ended) {
+            let partition = partitions.entry(send.partition).or_default();
+            partition.ends.push((ended, offset));
+            partition.begins.push((send.invoked, send.value, offset));
+        }
+    }
+    for (partition, mut sends) in partitions {
+        sends.ends.sort_unstable();
+        sends.begins.sort_unstable();
+        let mut ends = sends.ends.iter().peekable();
+        let mut highest = None;
+        for (invoked, value, offset) in sends.begins {
+            while let Some((_, end)) = ends.next_if(|(ended, _)| *ended < invoked) {
+                highest = highest.max(Some(*end));
+            }
+            if let Some(acknowledged) = highest.filter(|&highest| highest > offset) {
+                anomalies.push(Anomaly::WentBack {
+                    value,
+                    place: Place { partition, offset },
+                    acknowledged,
+                });
+            }
+        }
+    }
+}
+
 fn polls(history: &History, seen: &Seen, anomalies: &mut Vec<Anomaly>) {
     for reads in [&history.reads, &history.final_reads] {
         let mut last: HashMap<(u32, i32), i64> = HashMap::new();
@@ -323,26 +371,28 @@ mod tests {
         }
     }
 
+    /// The send of a value, a second after the one before and acknowledged at once.
+    fn send(sequence: u64, outcome: Outcome) -> Send {
+        let invoked = Duration::from_secs(sequence);
+        Send {
+            value: value(sequence),
+            partition: 0,
+            invoked,
+            ended: Some(invoked + Duration::from_millis(1)),
+            outcome,
+        }
+    }
+
     /// Ten acknowledged values, an unanswered one that was written and one that was not; all read twice.
     fn good() -> History {
         let mut history = History::default();
         for sequence in 0..10 {
-            history.sends.push(Send {
-                value: value(sequence),
-                partition: 0,
-                outcome: Outcome::Ok(sequence as i64),
-            });
+            history
+                .sends
+                .push(send(sequence, Outcome::Ok(sequence as i64)));
         }
-        history.sends.push(Send {
-            value: value(10),
-            partition: 0,
-            outcome: Outcome::Info,
-        });
-        history.sends.push(Send {
-            value: value(11),
-            partition: 0,
-            outcome: Outcome::Info,
-        });
+        history.sends.push(send(10, Outcome::Info));
+        history.sends.push(send(11, Outcome::Info));
         history.reads = (0..11).map(|offset| read(1, offset)).collect();
         history.final_reads = (0..11).map(|offset| read(2, offset)).collect();
         history
@@ -495,14 +545,69 @@ mod tests {
                 history.sends[sequence as usize].outcome = Outcome::Ok(offset as i64);
             }
         };
-        let found = spoiled(swap);
-        assert_eq!(
-            found,
-            [Anomaly::Reordered {
-                first: value(5),
-                second: value(4),
-                partition: 0
-            }]
+        let reordered = Anomaly::Reordered {
+            first: value(5),
+            second: value(4),
+            partition: 0,
+        };
+        let went_back = Anomaly::WentBack {
+            value: value(5),
+            place: Place {
+                partition: 0,
+                offset: 4,
+            },
+            acknowledged: 5,
+        };
+        assert_eq!(spoiled(swap), [went_back, reordered.clone()]);
+        // Sent while the other was under way, only the producer's own order is broken.
+        let together = |history: &mut History| {
+            swap(history);
+            history.sends[5].invoked = history.sends[4].invoked;
+        };
+        assert_eq!(spoiled(together), [reordered]);
+    }
+
+    #[test]
+    fn an_offset_below_one_acknowledged_before() {
+        // Another producer's record, sent last and given the first offset of a log that was cut and filled again.
+        let other = Value {
+            producer: 2,
+            sequence: 0,
+        };
+        let found = spoiled(|history| {
+            history.sends.push(Send {
+                value: other,
+                ..send(12, Outcome::Ok(3))
+            });
+        });
+        assert!(
+            found.contains(&Anomaly::WentBack {
+                value: other,
+                place: Place {
+                    partition: 0,
+                    offset: 3
+                },
+                acknowledged: 9
+            }),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn an_acknowledgement_that_replicas_disagree_with() {
+        // Two consumers, two leaders or two moments: the same offset must always show the same value.
+        let found = spoiled(|history| {
+            let other = Read {
+                value: Some(value(11)),
+                ..read(7, 4)
+            };
+            history.reads.push(other);
+        });
+        assert!(
+            found
+                .iter()
+                .any(|anomaly| matches!(anomaly, Anomaly::InconsistentOffsets { place, values } if place.offset == 4 && values.len() == 2)),
+            "{found:?}"
         );
     }
 

@@ -7,7 +7,10 @@
 //! payload: producer u32 | sequence u64 | filler … | crc32c u32      (big-endian; the CRC covers what precedes it)
 //! ```
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// Bytes of a payload that are not filler.
 const FIXED_LEN: usize = 4 + 8 + 4;
@@ -62,8 +65,20 @@ pub struct Send {
     pub value: Value,
     /// Where to.
     pub partition: i32,
+    /// When it was sent, counted from the beginning of the history.
+    pub invoked: Duration,
+    /// When its end was known, on the same clock; `None` while it is open.
+    pub ended: Option<Duration>,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+impl Send {
+    /// When it was acknowledged, if it was.
+    pub fn acknowledged_at(&self) -> Option<Duration> {
+        self.ended
+            .filter(|_| matches!(self.outcome, Outcome::Ok(_)))
+    }
 }
 
 /// One record a consumer was given.
@@ -91,9 +106,21 @@ pub struct History {
 }
 
 /// Collects a history from many clients. Clones share one history.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Recorder {
+    began: Instant,
     history: Arc<Mutex<History>>,
+    acknowledged: Arc<AtomicUsize>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            history: Arc::default(),
+            acknowledged: Arc::default(),
+        }
+    }
 }
 
 /// Which send a completion belongs to.
@@ -107,12 +134,19 @@ impl Recorder {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// Now, on the history's clock.
+    pub fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// A send is invoked; until it is completed it counts as [`Outcome::Info`].
     pub fn invoke(&self, value: Value, partition: i32) -> SendId {
         let mut history = self.lock();
         history.sends.push(Send {
             value,
             partition,
+            invoked: self.now(),
+            ended: None,
             outcome: Outcome::Info,
         });
         SendId(history.sends.len() - 1)
@@ -120,7 +154,13 @@ impl Recorder {
 
     /// The send ended.
     pub fn complete(&self, id: SendId, outcome: Outcome) {
-        self.lock().sends[id.0].outcome = outcome;
+        let mut history = self.lock();
+        let send = &mut history.sends[id.0];
+        send.ended = Some(self.now());
+        send.outcome = outcome;
+        if matches!(outcome, Outcome::Ok(_)) {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// A consumer was given a record.
@@ -135,11 +175,21 @@ impl Recorder {
 
     /// How many sends are acknowledged by now.
     pub fn acknowledged(&self) -> usize {
-        self.lock()
-            .sends
-            .iter()
-            .filter(|send| matches!(send.outcome, Outcome::Ok(_)))
-            .count()
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Of partitions 0 to `partitions`, those where no record sent at `from` or later is acknowledged yet.
+    pub fn unacknowledged_since(&self, from: Duration, partitions: i32) -> Vec<i32> {
+        let history = self.lock();
+        let sends = history.sends.iter().rev();
+        let found: HashSet<i32> = sends
+            .take_while(|send| send.invoked >= from)
+            .filter(|send| send.acknowledged_at().is_some())
+            .map(|send| send.partition)
+            .collect();
+        (0..partitions)
+            .filter(|partition| !found.contains(partition))
+            .collect()
     }
 
     /// A copy of what was recorded so far.

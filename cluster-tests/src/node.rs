@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -27,12 +27,24 @@ pub struct Node {
     id: u32,
     directory: PathBuf,
     ports: Ports,
+    launch: Launch,
     process: Option<Child>,
     paused: bool,
 }
 
+/// How a node's process is started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Launch {
+    /// The binary; the one of this build if `None`.
+    pub(crate) binary: Option<PathBuf>,
+    /// What to put before its command line: `ip netns exec …`.
+    pub(crate) prefix: Vec<String>,
+}
+
+/// Where a node listens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
+    pub(crate) host: Ipv4Addr,
     pub(crate) kafka: u16,
     pub(crate) replication: u16,
     pub(crate) grpc: u16,
@@ -40,8 +52,10 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    pub(crate) fn pick() -> Result<Self> {
+    /// Ports on `host` that are free on this machine.
+    pub(crate) fn pick(host: Ipv4Addr) -> Result<Self> {
         Ok(Self {
+            host,
             kafka: ports::free()?,
             replication: ports::free()?,
             grpc: ports::free()?,
@@ -51,11 +65,12 @@ impl Ports {
 }
 
 impl Node {
-    pub(crate) fn new(id: u32, directory: PathBuf, ports: Ports) -> Self {
+    pub(crate) fn new(id: u32, directory: PathBuf, ports: Ports, launch: Launch) -> Self {
         Self {
             id,
             directory,
             ports,
+            launch,
             process: None,
             paused: false,
         }
@@ -68,22 +83,32 @@ impl Node {
 
     /// Where Kafka clients connect.
     pub fn kafka(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.kafka).into()
+        (self.ports.host, self.ports.kafka).into()
+    }
+
+    /// Where other nodes fetch from.
+    pub fn replication(&self) -> SocketAddr {
+        (self.ports.host, self.ports.replication).into()
     }
 
     /// Where the gRPC admin service listens.
     pub fn grpc(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.grpc).into()
+        (self.ports.host, self.ports.grpc).into()
     }
 
     /// Where `/metrics`, `/livez` and `/readyz` are.
     pub fn http(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.http).into()
+        (self.ports.host, self.ports.http).into()
     }
 
     /// The data directory (`log.dirs`).
     pub fn data_directory(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// The directory of one partition's replica.
+    pub fn partition_directory(&self, topic: &str, partition: i32) -> PathBuf {
+        self.data_directory().join(format!("{topic}-{partition}"))
     }
 
     /// The configuration file; a test may rewrite it while the node is down.
@@ -132,8 +157,12 @@ impl Node {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
+            .args(&self.launch.prefix)
             .args(wrapper)
-            .arg(binary::kittiwake()?);
+            .arg(match &self.launch.binary {
+                Some(binary) => binary,
+                None => binary::kittiwake()?,
+            });
         command.arg("serve").arg("--config").arg(self.config_file());
         command
             .stdin(Stdio::null())
@@ -191,8 +220,19 @@ impl Node {
 
     /// `kill -9`: the process is gone when this returns.
     pub fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("no process to kill")?;
-        killpg(group(&process)?, Signal::SIGKILL)?;
+        self.send_kill()?;
+        self.wait_killed()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn send_kill(&self) -> Result<()> {
+        let process = self.process.as_ref().context("no process to kill")?;
+        Ok(killpg(group(process)?, Signal::SIGKILL)?)
+    }
+
+    /// Waits for the end of a process that was sent SIGKILL.
+    pub(crate) fn wait_killed(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("no process was killed")?;
         let status = process.wait()?;
         self.paused = false;
         if status.signal() != Some(Signal::SIGKILL as i32) {
@@ -205,10 +245,29 @@ impl Node {
         Ok(())
     }
 
+    /// Empties the data directory of a node that does not run, as if it came back with a new disk.
+    pub fn wipe(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("node {} runs", self.id);
+        }
+        std::fs::remove_dir_all(self.data_directory())
+            .with_context(|| format!("emptying node {}", self.id))
+    }
+
     /// SIGTERM, then waits for the planned stop; anything but exit status 0 is an error.
     pub fn terminate(&mut self) -> Result<()> {
+        self.ask_to_stop()?;
+        self.wait_stopped()
+    }
+
+    /// SIGTERM.
+    pub(crate) fn ask_to_stop(&self) -> Result<()> {
         let process = self.process.as_ref().context("no process to stop")?;
-        killpg(group(process)?, Signal::SIGTERM)?;
+        Ok(killpg(group(process)?, Signal::SIGTERM)?)
+    }
+
+    /// Waits for the end of a planned stop.
+    pub(crate) fn wait_stopped(&mut self) -> Result<()> {
         let status = self
             .wait_exit(STOP_DEADLINE)
             .with_context(|| self.log_tail())?;
@@ -247,6 +306,18 @@ impl Node {
         self.paused
     }
 
+    /// Whether a process was started and neither has been ended by the harness nor hangs.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some() && !self.paused
+    }
+
+    /// `kittiwake cluster status`, asked of this node, as its `--output json` prints it.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let admin = self.grpc().to_string();
+        let arguments = ["cluster", "status", "--admin", &admin];
+        kittiwake_json(self.launch.binary.as_deref(), &arguments)
+    }
+
     /// What `/metrics` says now.
     pub fn metrics(&self) -> Result<Metrics> {
         Ok(Metrics::parse(&http::get(self.http(), "/metrics")?.body))
@@ -266,6 +337,21 @@ impl Node {
             .context("VmRSS without a number")?
             .parse()?;
         Ok(kib * 1024)
+    }
+
+    /// CPU time, user and system, of all threads since the process started; good to 10 ms.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        /// `USER_HZ` is 100 on every architecture that Linux still supports (proc_pid_stat(5)).
+        const TICK: Duration = Duration::from_millis(10);
+        let pid = self.pid().context("no process")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The command's name, in parentheses, may hold spaces; utime and stime are the 14th and 15th fields.
+        let (_, fields) = stat.rsplit_once(')').context("a process without a name")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |field: usize| -> Result<u32> {
+            Ok(fields.get(field).context("a short stat file")?.parse()?)
+        };
+        Ok(TICK * (ticks(11)? + ticks(12)?))
     }
 
     /// The log's lines at level ERROR, and panics.
@@ -335,11 +421,38 @@ fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
 }
 
 /// Runs `kittiwake ARGUMENTS` to its end and returns its output; the command's own exit status is the caller's to judge.
-pub fn run_kittiwake(arguments: &[&str]) -> Result<std::process::Output> {
-    Ok(Command::new(binary::kittiwake()?)
+pub fn run_kittiwake(arguments: &[&str]) -> Result<Output> {
+    run(None, arguments)
+}
+
+/// The same with a binary of the caller's choice; `None` is the one of this build.
+pub(crate) fn run(binary: Option<&Path>, arguments: &[&str]) -> Result<Output> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => binary::kittiwake()?,
+    };
+    Ok(Command::new(binary)
         .args(arguments)
         .stdin(Stdio::null())
         .output()?)
+}
+
+/// Runs `kittiwake ARGUMENTS --output json`, which must succeed, and returns what it printed.
+pub(crate) fn kittiwake_json(
+    binary: Option<&Path>,
+    arguments: &[&str],
+) -> Result<serde_json::Value> {
+    let output = run(binary, &[arguments, &["--output", "json"]].concat())?;
+    if !output.status.success() {
+        bail!(
+            "kittiwake {}: {}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("kittiwake {} printed no JSON", arguments.join(" ")))
 }
 
 /// Creates `path` with `text`, refusing to overwrite.

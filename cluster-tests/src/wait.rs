@@ -24,3 +24,8 @@ pub fn until<T>(
         std::thread::sleep(POLL_INTERVAL);
     }
 }
+
+/// Lets time pass that is being measured: an idle node, a steady load, the length of a fault. Never to wait *for* something.
+pub fn pass(time: Duration) {
+    std::thread::sleep(time);
+}

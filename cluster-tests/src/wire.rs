@@ -16,6 +16,10 @@ use anyhow::{Context, Result, bail};
 /// How long a test waits for an answer that must come.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
+const PRODUCE: i16 = 0;
+/// Connections here have one request in flight at a time, so they can share a number.
+const CORRELATION: i32 = 7;
+
 /// The largest answer these tests accept; anything longer is a broken length.
 const ANSWER_LEN_MAX: usize = 64 << 20;
 
@@ -83,6 +87,65 @@ impl Bytes {
     /// Appends a zigzag varint, as records use.
     pub fn varint(self, value: i32) -> Self {
         self.unsigned_varint(((value << 1) ^ (value >> 31)) as u32)
+    }
+}
+
+/// Takes an answer apart, field by field.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The fields of an answer's body.
+    pub fn of(body: &'a [u8]) -> Self {
+        Self(body)
+    }
+
+    /// The next `length` bytes.
+    pub fn raw(&mut self, length: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .with_context(|| format!("{length} bytes expected, {} left", self.0.len()))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.raw(N)?.try_into()?)
+    }
+
+    /// A boolean.
+    pub fn bool(&mut self) -> Result<bool> {
+        Ok(self.array::<1>()? != [0])
+    }
+
+    /// An int16.
+    pub fn i16(&mut self) -> Result<i16> {
+        Ok(i16::from_be_bytes(self.array()?))
+    }
+
+    /// An int32.
+    pub fn i32(&mut self) -> Result<i32> {
+        Ok(i32::from_be_bytes(self.array()?))
+    }
+
+    /// An int64.
+    pub fn i64(&mut self) -> Result<i64> {
+        Ok(i64::from_be_bytes(self.array()?))
+    }
+
+    /// A string with an int16 length; `None` for null.
+    pub fn string(&mut self) -> Result<Option<String>> {
+        match usize::try_from(self.i16()?) {
+            Ok(length) => Ok(Some(String::from_utf8(self.raw(length)?.to_vec())?)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// An array with an int32 length, read by `element`; null is empty.
+    pub fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        let length = self.i32()?.max(0);
+        (0..length).map(|_| element(self)).collect()
     }
 }
 
@@ -194,12 +257,22 @@ fn record(offset_delta: i32, value: &[u8]) -> Vec<u8> {
     Bytes::new().varint(body.0.len() as i32).raw(&body.0).0
 }
 
+/// `acks`: every in-sync replica must have the records.
+pub const ACKS_ALL: i16 = -1;
+/// `acks`: the leader alone must have them.
+pub const ACKS_LEADER: i16 = 1;
+
 /// Body of Produce v3–v8 with acks=all: one topic, one partition, these record bytes.
 pub fn produce_body(topic: &str, partition: i32, records: &[u8]) -> Vec<u8> {
+    produce_body_with(ACKS_ALL, topic, partition, records)
+}
+
+/// The same with `acks` of the test's choice.
+pub fn produce_body_with(acks: i16, topic: &str, partition: i32, records: &[u8]) -> Vec<u8> {
     let records_field = Bytes::new().i32(records.len() as i32).raw(records);
     Bytes::new()
         .i16(-1)
-        .i16(-1)
+        .i16(acks)
         .i32(30_000)
         .i32(1)
         .string(topic)
@@ -218,10 +291,15 @@ pub struct Connection {
 impl Connection {
     /// Connects; answers are waited for at most [`ANSWER_DEADLINE`].
     pub fn open(address: SocketAddr) -> Result<Self> {
-        let stream =
-            TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
-        stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
-        stream.set_write_timeout(Some(ANSWER_DEADLINE))?;
+        Self::open_within(address, ANSWER_DEADLINE)
+    }
+
+    /// Connects; the connection and each answer are waited for at most `deadline`.
+    pub fn open_within(address: SocketAddr, deadline: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, deadline)
+            .with_context(|| format!("connecting to {address}"))?;
+        stream.set_read_timeout(Some(deadline))?;
+        stream.set_write_timeout(Some(deadline))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream })
     }
@@ -241,6 +319,18 @@ impl Connection {
                 Ok(())
             }
             other => Ok(other?),
+        }
+    }
+
+    /// Whether neither an answer nor the end of the connection has arrived yet.
+    pub fn is_silent(&self) -> Result<bool> {
+        self.stream.set_nonblocking(true)?;
+        let arrived = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false)?;
+        match arrived {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Ok(_) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -265,8 +355,17 @@ impl Connection {
 
     /// Sends a request and returns its answer without the correlation id, which is checked.
     pub fn call(&mut self, api_key: i16, api_version: i16, body: &[u8]) -> Result<Option<Vec<u8>>> {
-        const CORRELATION: i32 = 7;
-        self.send(&request(api_key, api_version, CORRELATION, false, body))?;
+        self.ask(api_key, api_version, body)?;
+        self.response()
+    }
+
+    /// Sends a request without waiting for its answer, which [`response`](Self::response) reads later.
+    pub fn ask(&mut self, api_key: i16, api_version: i16, body: &[u8]) -> Result<()> {
+        self.send(&request(api_key, api_version, CORRELATION, false, body))
+    }
+
+    /// The answer to [`ask`](Self::ask) without the correlation id, or `None` if the node closed the connection.
+    pub fn response(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(answer) = self.answer()? else {
             return Ok(None);
         };
@@ -286,24 +385,51 @@ impl Connection {
         partition: i32,
         records: &[u8],
     ) -> Result<Option<(i16, i64)>> {
-        const PRODUCE: i16 = 0;
-        let Some(answer) = self.call(PRODUCE, 7, &produce_body(topic, partition, records))? else {
+        self.ask_produce(ACKS_ALL, topic, partition, records)?;
+        self.produced()
+    }
+
+    /// A producer id, by InitProducerId v0 without a transactional id.
+    pub fn init_producer_id(&mut self) -> Result<i64> {
+        const INIT_PRODUCER_ID: i16 = 22;
+        let body = Bytes::new().i16(-1).i32(60_000);
+        let answer = self
+            .call(INIT_PRODUCER_ID, 0, &body.0)?
+            .context("InitProducerId was not answered")?;
+        // throttle i32 | error i16 | producer id i64 | epoch i16
+        let mut fields = Fields::of(&answer);
+        fields.i32()?;
+        let error = fields.i16()?;
+        if error != 0 {
+            bail!("InitProducerId: error {error}");
+        }
+        fields.i64()
+    }
+
+    /// Sends a Produce v7 without waiting for its answer, which [`produced`](Self::produced) reads later.
+    pub fn ask_produce(
+        &mut self,
+        acks: i16,
+        topic: &str,
+        partition: i32,
+        records: &[u8],
+    ) -> Result<()> {
+        let body = produce_body_with(acks, topic, partition, records);
+        self.ask(PRODUCE, 7, &body)
+    }
+
+    /// The answer to [`ask_produce`](Self::ask_produce): as [`produce`](Self::produce) returns it.
+    pub fn produced(&mut self) -> Result<Option<(i16, i64)>> {
+        let Some(answer) = self.response()? else {
             return Ok(None);
         };
         // responses i32 | topic string | partitions i32 | index i32 | error i16 | base offset i64 | …
-        let error_at = 4 + 2 + topic.len() + 4 + 4;
-        let error = answer
-            .get(error_at..error_at + 2)
-            .and_then(|bytes| bytes.try_into().ok())
-            .context("a short Produce answer")?;
-        let offset = answer
-            .get(error_at + 2..error_at + 10)
-            .and_then(|bytes| bytes.try_into().ok())
-            .context("a short Produce answer")?;
-        Ok(Some((
-            i16::from_be_bytes(error),
-            i64::from_be_bytes(offset),
-        )))
+        let mut fields = Fields::of(&answer);
+        fields.i32()?;
+        fields.string()?;
+        fields.i32()?;
+        fields.i32()?;
+        Ok(Some((fields.i16()?, fields.i64()?)))
     }
 }
 

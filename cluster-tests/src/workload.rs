@@ -20,6 +20,8 @@ use crate::history::{Outcome, Read, Recorder, SendId, Value};
 const POLL: Duration = Duration::from_millis(100);
 /// How long a producer leaves its full queue alone.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+/// Ten thousand partitions of a debug build take their time.
+const CREATE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long everything sent may take to be acknowledged once the system is well again.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -38,9 +40,30 @@ pub struct Load {
     pub idempotent: bool,
     /// `compression.type`.
     pub compression: &'static str,
+    /// Records one producer sends per second at most: enough to be killed in the middle of, and few enough that a history
+    /// fits in memory.
+    pub records_per_second: u32,
+    /// How many consumers read all partitions meanwhile.
+    pub consumers: u32,
 }
 
-/// Running producers and one consumer per partition set; [`finish`](Self::finish) ends them.
+impl Load {
+    /// Two idempotent producers and a consumer on three partitions of `topic`.
+    pub fn of(topic: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partitions: 3,
+            producers: 2,
+            record_bytes: 400,
+            idempotent: true,
+            compression: "none",
+            records_per_second: 8_000,
+            consumers: 1,
+        }
+    }
+}
+
+/// Running producers and consumers; [`finish`](Self::finish) ends them.
 #[derive(Debug)]
 pub struct Workload {
     load: Load,
@@ -48,7 +71,7 @@ pub struct Workload {
     recorder: Recorder,
     stop: Arc<AtomicBool>,
     producers: Vec<JoinHandle<Result<()>>>,
-    consumer: JoinHandle<Result<()>>,
+    consumers: Vec<JoinHandle<Result<()>>>,
 }
 
 /// Assignment numbers are unique in a process, so histories can be joined.
@@ -69,19 +92,56 @@ pub fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-/// Creates a topic and waits until it can be used.
+/// The same servers, beginning with another one: librdkafka tries them in an order of its own, but not always the same.
+fn rotated(bootstrap: &str, by: u32) -> String {
+    let mut servers: Vec<&str> = bootstrap.split(',').collect();
+    let by = by as usize % servers.len();
+    servers.rotate_left(by);
+    servers.join(",")
+}
+
+/// Creates a topic with the cluster's replication factor and waits until it can be used.
 pub fn create_topic(
     bootstrap: &str,
     topic: &str,
     partitions: i32,
     config: &[(&str, &str)],
 ) -> Result<()> {
+    let replication = TopicReplication::Fixed(-1);
+    create(
+        bootstrap,
+        NewTopic::new(topic, partitions, replication),
+        config,
+    )
+}
+
+/// Creates a topic whose partitions have these replicas, the preferred leader first.
+pub fn create_topic_on(
+    bootstrap: &str,
+    topic: &str,
+    replicas: &[Vec<usize>],
+    config: &[(&str, &str)],
+) -> Result<()> {
+    let replicas: Vec<Vec<i32>> = replicas
+        .iter()
+        .map(|nodes| nodes.iter().map(|&node| Ok(i32::try_from(node)?)).collect())
+        .collect::<Result<_>>()?;
+    let replicas: Vec<&[i32]> = replicas.iter().map(Vec::as_slice).collect();
+    let partitions = i32::try_from(replicas.len())?;
+    let replication = TopicReplication::Variable(&replicas);
+    create(
+        bootstrap,
+        NewTopic::new(topic, partitions, replication),
+        config,
+    )
+}
+
+fn create<'a>(bootstrap: &str, mut new: NewTopic<'a>, config: &[(&'a str, &'a str)]) -> Result<()> {
     let admin: AdminClient<_> = client(bootstrap).create()?;
-    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
     for (key, value) in config {
         new = new.set(key, value);
     }
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(20)));
+    let options = AdminOptions::new().request_timeout(Some(CREATE_DEADLINE));
     let results = block_on(admin.create_topics([&new], &options))?;
     for result in results {
         result.map_err(|(topic, code)| anyhow!("creating {topic}: {code}"))?;
@@ -125,28 +185,32 @@ impl Workload {
         let producers = (0..load.producers)
             .map(|producer| {
                 let (load, recorder, stop) = (load.clone(), recorder.clone(), stop.clone());
-                let client = recording_producer(bootstrap, &load, recorder.clone())?;
+                let servers = rotated(bootstrap, producer);
+                let client = recording_producer(&servers, &load, recorder.clone())?;
                 Ok(std::thread::spawn(move || {
                     produce(&client, &load, producer, &recorder, &stop)
                 }))
             })
             .collect::<Result<Vec<_>>>()?;
-        let consumer = {
-            let client = reader(bootstrap, &load.topic, load.partitions)?;
-            let (recorder, stop) = (recorder.clone(), stop.clone());
-            std::thread::spawn(move || {
-                consume(&client, next_assignment(), &stop, |read| {
-                    recorder.read(read)
-                })
+        let consumers = (0..load.consumers)
+            .map(|consumer| {
+                let servers = rotated(bootstrap, consumer + 1);
+                let client = reader(&servers, &load.topic, load.partitions)?;
+                let (recorder, stop) = (recorder.clone(), stop.clone());
+                Ok(std::thread::spawn(move || {
+                    consume(&client, next_assignment(), &stop, |read| {
+                        recorder.read(read)
+                    })
+                }))
             })
-        };
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             load,
             bootstrap: bootstrap.to_owned(),
             recorder,
             stop,
             producers,
-            consumer,
+            consumers,
         })
     }
 
@@ -158,6 +222,19 @@ impl Workload {
         })
     }
 
+    /// Waits until a record sent from now on has been acknowledged in every partition, at most `deadline` long.
+    pub fn progress_everywhere(&self, deadline: Duration) -> Result<()> {
+        let from = self.recorder.now();
+        let mut missing = Vec::new();
+        crate::wait::until("acknowledgements in every partition", deadline, || {
+            missing = self
+                .recorder
+                .unacknowledged_since(from, self.load.partitions);
+            missing.is_empty().then_some(())
+        })
+        .with_context(|| format!("none in partitions {missing:?} of {}", self.load.topic))
+    }
+
     /// Stops the clients, waits for what is in flight, then reads every partition with a fresh client from the beginning
     /// to its end.
     pub fn finish(self) -> Result<()> {
@@ -167,9 +244,11 @@ impl Workload {
                 .join()
                 .map_err(|_| anyhow!("a producer panicked"))??;
         }
-        self.consumer
-            .join()
-            .map_err(|_| anyhow!("the consumer panicked"))??;
+        for consumer in self.consumers {
+            consumer
+                .join()
+                .map_err(|_| anyhow!("a consumer panicked"))??;
+        }
         read_to_end(
             &self.bootstrap,
             &self.load.topic,
@@ -216,10 +295,6 @@ fn recording_producer(
         .context("a producer")
 }
 
-/// Records a producer sends per second at most: enough to be killed in the middle of, and few enough that a history of a
-/// hundred kills fits in memory.
-const RECORDS_PER_SECOND_MAX: u32 = 8_000;
-
 fn produce(
     client: &ThreadedProducer<RecordOutcome>,
     load: &Load,
@@ -248,7 +323,7 @@ fn produce(
             Err((error, _)) => bail!("producer {producer}: {error}"),
         }
         sequence += 1;
-        let due = Duration::from_secs(sequence) / RECORDS_PER_SECOND_MAX;
+        let due = Duration::from_secs(sequence) / load.records_per_second;
         if let Some(early) = due.checked_sub(began.elapsed()) {
             std::thread::park_timeout(early);
         }
@@ -316,6 +391,9 @@ fn is_passing(error: &KafkaError) -> bool {
                 | Code::NotLeaderForPartition
                 | Code::LeaderNotAvailable
                 | Code::UnknownTopicOrPartition
+                | Code::OffsetNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
                 | Code::CoordinatorLoadInProgress
                 | Code::CoordinatorNotAvailable
                 | Code::NotCoordinator

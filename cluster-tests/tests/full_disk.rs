@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use cluster_tests::checker::{Guarantees, check};
 use cluster_tests::history::Recorder;
+use cluster_tests::privileges;
 use cluster_tests::wait;
 use cluster_tests::wire::{Batch, Connection};
 use cluster_tests::workload::{Load, Workload, create_topic};
@@ -95,21 +96,6 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The file system, or `None` where this user may not have one.
-fn mounted(made: Result<Mount>) -> Result<Option<Mount>> {
-    let root = nix::unistd::geteuid().is_root();
-    match made {
-        Ok(mount) => Ok(Some(mount)),
-        Err(error) if root && std::env::var_os("CI").is_some() => {
-            Err(error.context("root in CI must be able to mount"))
-        }
-        Err(error) => {
-            println!("skipped: {error}");
-            Ok(None)
-        }
-    }
-}
-
 /// Takes the last byte of the file system.
 fn fill(path: &Path) -> Result<()> {
     let mut ballast = OpenOptions::new().create(true).append(true).open(path)?;
@@ -127,7 +113,7 @@ fn fill(path: &Path) -> Result<()> {
 }
 
 fn survives(mount: Result<Mount>) -> Result<()> {
-    let Some(mount) = mounted(mount)? else {
+    let Some(mount) = privileges::or_skip(mount)? else {
         return Ok(());
     };
     // ERROR lines about the full disk are what an operator needs to see.
@@ -139,12 +125,9 @@ fn survives(mount: Result<Mount>) -> Result<()> {
     let mut cluster = Cluster::with(options)?;
     let bootstrap = cluster.bootstrap();
     let load = Load {
-        topic: TOPIC.into(),
-        partitions: 3,
         producers: 1,
         record_bytes: 1_000,
-        idempotent: true,
-        compression: "none",
+        ..Load::of(TOPIC)
     };
     create_topic(&bootstrap, TOPIC, load.partitions, &[])?;
     create_topic(&bootstrap, PROBE, 1, &[])?;

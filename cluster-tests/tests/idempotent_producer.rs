@@ -1,26 +1,14 @@
 //! A batch of an idempotent producer that is sent again is not written again: it gets its original offset, after a
 //! `kill -9` too. A gap in the sequence is refused.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cluster_tests::Cluster;
-use cluster_tests::wire::{Batch, Bytes, Connection};
+use cluster_tests::wire::{Batch, Connection};
 use cluster_tests::workload::create_topic;
 
 const TOPIC: &str = "once";
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
-
-/// InitProducerId v0 without a transactional id: the producer id.
-fn init_producer_id(connection: &mut Connection) -> Result<i64> {
-    const INIT_PRODUCER_ID: i16 = 22;
-    let body = Bytes::new().i16(-1).i32(60_000);
-    let answer = connection
-        .call(INIT_PRODUCER_ID, 0, &body.0)?
-        .context("InitProducerId is answered")?;
-    // throttle i32 | error i16 | producer id i64 | epoch i16
-    ensure!(answer[4..6] == [0, 0], "InitProducerId: {answer:?}");
-    Ok(i64::from_be_bytes(answer[6..14].try_into()?))
-}
 
 fn batch(producer_id: i64, producer_epoch: i16, base_sequence: i32) -> Vec<u8> {
     Batch {
@@ -37,7 +25,7 @@ fn a_repeated_batch_keeps_its_offset() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     create_topic(&cluster.bootstrap(), TOPIC, 1, &[])?;
     let mut connection = Connection::open(cluster.node(0).kafka())?;
-    let id = init_producer_id(&mut connection)?;
+    let id = connection.init_producer_id()?;
     ensure!(connection.produce(TOPIC, 0, &batch(id, 0, 0))? == Some((0, 0)));
     ensure!(connection.produce(TOPIC, 0, &batch(id, 0, 3))? == Some((0, 3)));
     ensure!(
@@ -75,7 +63,7 @@ fn a_repeated_batch_keeps_its_offset() -> Result<()> {
         old.is_some_and(|(error, _)| error == INVALID_PRODUCER_EPOCH),
         "the old epoch: {old:?}"
     );
-    let other = init_producer_id(&mut connection)?;
+    let other = connection.init_producer_id()?;
     ensure!(other != id, "producer ids are not given twice");
     Ok(())
 }

@@ -8,9 +8,11 @@ fn nothing_acknowledged_is_lost_by_kill_9_under_load() {
         Ok(text) => text.parse().expect("KITTIWAKE_KILLS must be a number"),
         Err(_) => 5,
     };
-    let report =
-        cluster_tests::crashes::kill_under_load(count, cluster_tests::crashes::seed().unwrap())
-            .unwrap();
+    let report = cluster_tests::trials::crashes::kill_under_load(
+        count,
+        cluster_tests::trials::seed().unwrap(),
+    )
+    .unwrap();
     assert_eq!(report.ready_after.len(), count);
     assert!(report.read >= report.acknowledged);
 }

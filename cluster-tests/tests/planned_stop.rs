@@ -15,12 +15,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 fn a_planned_stop_loses_nothing() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     let load = Load {
-        topic: "stops".into(),
-        partitions: 3,
-        producers: 2,
         record_bytes: 300,
-        idempotent: true,
-        compression: "none",
+        ..Load::of("stops")
     };
     create_topic(&cluster.bootstrap(), &load.topic, load.partitions, &[])?;
     let recorder = Recorder::default();

@@ -16,12 +16,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 fn come_back(compression: &'static str) -> Result<()> {
     let cluster = Cluster::start(1)?;
     let load = Load {
-        topic: "round-trip".into(),
-        partitions: 3,
-        producers: 2,
         record_bytes: 500,
-        idempotent: true,
         compression,
+        ..Load::of("round-trip")
     };
     create_topic(&cluster.bootstrap(), &load.topic, load.partitions, &[])?;
     let recorder = Recorder::default();

@@ -1,12 +1,9 @@
 //! Record bytes leave by `sendfile` only: by the node's own count, and by the system calls it makes.
 
-use std::collections::HashMap;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
 use anyhow::{Context, Result, ensure};
 use cluster_tests::checker::{Guarantees, check};
 use cluster_tests::history::{Outcome, Recorder, Value};
+use cluster_tests::strace::{self, Sent};
 use cluster_tests::workload::{client, create_topic, read_to_end};
 use cluster_tests::{Cluster, Options};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -76,33 +73,15 @@ fn by_the_nodes_own_count() -> Result<()> {
 
 #[test]
 fn by_its_system_calls() -> Result<()> {
-    let strace = Command::new("strace")
-        .arg("-V")
-        .stdout(Stdio::null())
-        .status();
-    if !strace.is_ok_and(|status| status.success()) {
+    if !strace::is_installed() {
         println!("skipped: strace is not installed");
         return Ok(());
     }
     let mut cluster = Cluster::prepare(Options::nodes(1))?;
     let node = cluster.node(0);
     let trace = node.config_file().with_file_name("trace");
-    let calls = "trace=sendfile,splice,write,writev,pwrite64,sendto,sendmsg,sendmmsg";
     let output = trace.to_str().context("a UTF-8 path")?;
-    // -D: strace is the node's descendant instead of its parent, so that signals and the exit status are the node's own.
-    let began = node.spawn_under(&[
-        "strace",
-        "-D",
-        "-f",
-        "-yy",
-        "--seccomp-bpf",
-        "-s",
-        "0",
-        "-e",
-        calls,
-        "-o",
-        output,
-    ])?;
+    let began = node.spawn_under(&strace::sends_to(output))?;
     node.wait_ready(began)?;
     let port = node.kafka().port();
     produce_and_consume(&cluster.bootstrap())?;
@@ -119,49 +98,4 @@ fn by_its_system_calls() -> Result<()> {
         sent.other
     );
     Ok(())
-}
-
-/// Bytes sent on connections of the Kafka port, by the call that sent them.
-#[derive(Default)]
-struct Sent {
-    sendfile: u64,
-    other: u64,
-}
-
-impl Sent {
-    /// Reads strace's lines: `PID sendfile(12<TCP:[127.0.0.1:PORT->127.0.0.1:40000]>, 14</…/0.log>, [0] => [9], 9) = 9`.
-    /// A call that another thread's interrupted stands on two lines: `PID sendfile(12<…>, … <unfinished ...>`, and later
-    /// `PID <... sendfile resumed>[9], 9) = 9`.
-    fn read(trace: &Path, port: u16) -> Result<Self> {
-        let mut sent = Self::default();
-        let local = format!("<TCP:[127.0.0.1:{port}->");
-        let mut unfinished = HashMap::new();
-        for line in std::fs::read_to_string(trace)?.lines() {
-            let thread = line.split_whitespace().next().unwrap_or_default();
-            if line.ends_with("<unfinished ...>") {
-                unfinished.insert(thread.to_owned(), line.to_owned());
-                continue;
-            }
-            let Some((call, result)) = line.rsplit_once(" = ") else {
-                continue;
-            };
-            let Ok(bytes) = result.split(' ').next().unwrap_or_default().parse::<u64>() else {
-                continue;
-            };
-            let begun = call
-                .contains(" resumed>")
-                .then(|| unfinished.remove(thread))
-                .flatten();
-            let call = begun.as_deref().unwrap_or(call);
-            let first = call.split(", ").next().unwrap_or_default();
-            if first.contains(&local) {
-                if call.contains("sendfile") {
-                    sent.sendfile += bytes
-                } else {
-                    sent.other += bytes
-                }
-            }
-        }
-        Ok(sent)
-    }
 }

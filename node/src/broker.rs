@@ -1,6 +1,6 @@
 //! The node as its APIs see it: configuration, metadata, partitions, coordinators.
 
-use kittiwake_raft::{BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
+use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, MetadataQuorum, Topic, TopicId};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::fetch::SessionCache;
+use crate::cluster::ControllerLease;
 use crate::config::BrokerConfig;
 use crate::controller::producer_ids::ProducerIds;
 use crate::coordinator::GroupCoordinator;
@@ -55,8 +56,14 @@ pub struct Broker {
     pub replica_sessions: ReplicaSessions,
     /// Turns at looking offsets up on the blocking pool, so that look-ups cannot take all of its threads and memory.
     pub lookups: Arc<Semaphore>,
-    /// Set when the node stops.
+    /// For how long it may accept writes; without a valid one it refuses them.
+    pub lease: Arc<ControllerLease>,
+    /// This life's registration, once it has one.
+    pub epoch: OnceLock<BrokerEpoch>,
+    /// Set when the node stops serving clients.
     pub shutdown: CancellationToken,
+    /// Set when the followers here are to stop: later in a stop than `shutdown`, when this node has left every ISR.
+    pub followers_shutdown: CancellationToken,
     /// What it lets in.
     pub admission: Arc<Admission>,
     /// What it counts.

@@ -4,15 +4,18 @@
 //! `partition` → storage (slice) → `wire::send_plan` → `sendfile`. Nothing points backwards.
 #![deny(unsafe_code)]
 
-pub mod admin;
+mod admin;
 pub mod api;
 pub mod broker;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod coordinator;
+mod grpc;
 pub mod http;
+mod listeners;
 pub mod metrics;
 mod node;
 pub mod partition;

@@ -23,6 +23,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use latency::Latency;
 
+use crate::replication::FetchCounters;
+
 /// One label, its name and value.
 type Label = [(&'static str, &'static str); 1];
 /// `api` and `error`.
@@ -47,6 +49,8 @@ pub struct Metrics {
     pub append: AppendBytes,
     /// Slices of fetch responses by residency.
     pub fetch_slices: FetchSlices,
+    /// Fetching from leaders.
+    pub fetching: FetchCounters,
     /// Connections accepted since the start.
     pub connections_accepted: Counter,
     /// Connections refused at a limit since the start.
@@ -79,6 +83,14 @@ pub struct Metrics {
     pub metadata_reconciled_offset: Gauge,
     /// 1 while this node is the controller.
     pub is_controller: Gauge,
+    /// 1 while the cluster has this node fenced.
+    pub fenced: Gauge,
+    /// 1 while a controller has answered recently enough for this node to accept writes.
+    pub lease_valid: Gauge,
+    /// Heartbeats that voters have answered.
+    pub heartbeats_answered: Counter,
+    /// Brokers this node has fenced as the controller.
+    pub brokers_fenced: BrokersFenced,
 }
 
 impl fmt::Debug for Metrics {
@@ -123,6 +135,15 @@ pub struct FetchSlices {
     pub hot: Counter,
     /// Read from disk first, by a thread that nobody else waits for.
     pub cold: Counter,
+}
+
+/// Brokers fenced by the reason.
+#[derive(Clone, Debug)]
+pub struct BrokersFenced {
+    /// Their process was found to be gone.
+    pub dead: Counter,
+    /// They were not heard for the session timeout.
+    pub silent: Counter,
 }
 
 /// What the start of the node recovered.
@@ -184,6 +205,11 @@ impl Metrics {
             "Slices of fetch responses by whether they were in memory",
             [("residency", "hot"), ("residency", "cold")],
         );
+        let [dead, silent] = make.each(
+            "brokers_fenced",
+            "Brokers fenced by this node as the controller",
+            [("reason", "dead"), ("reason", "silent")],
+        );
         Self {
             apis,
             bytes_out: BytesOut {
@@ -194,6 +220,16 @@ impl Metrics {
             bytes_in: make.one("bytes_in", "Bytes of Kafka requests"),
             append: AppendBytes { map, pwrite },
             fetch_slices: FetchSlices { hot, cold },
+            fetching: FetchCounters {
+                fetches: make.one(
+                    "replica_fetches",
+                    "Fetches of this node's followers that leaders have answered",
+                ),
+                bytes: make.one(
+                    "replica_bytes_in",
+                    "Record bytes that this node's followers have received",
+                ),
+            },
             connections_accepted: make.one("connections_accepted", "Kafka connections accepted"),
             connections_refused: make.one(
                 "connections_refused",
@@ -243,6 +279,16 @@ impl Metrics {
                 "Metadata offset up to which the logs of this node reflect the metadata",
             ),
             is_controller: make.one("is_controller", "1 while this node is the controller"),
+            fenced: make.one("fenced", "1 while the cluster has this node fenced"),
+            lease_valid: make.one(
+                "lease_valid",
+                "1 while a controller has answered recently enough to accept writes",
+            ),
+            heartbeats_answered: make.one(
+                "heartbeats_answered",
+                "Heartbeats of this node that voters have answered",
+            ),
+            brokers_fenced: BrokersFenced { dead, silent },
             registry,
         }
     }

@@ -1,8 +1,8 @@
 //! A node from start to stop.
 //!
-//! Start: lock the data directory, open the metadata log and the partition logs side by side, wait for the controller,
-//! register, bring partitions in step with the image, be unfenced, serve. Stop: the same backwards, the clean-shutdown
-//! marker last.
+//! Start: bind every socket, lock the data directory, open the metadata log and the partition logs side by side, answer the
+//! other nodes (gRPC), wait for the controller, register, bring partitions in step with the image, be unfenced, serve
+//! clients. Stop: the same backwards, the clean-shutdown marker and then the metadata quorum last.
 
 use anyhow::{Context, Result, anyhow};
 use kittiwake_raft::{
@@ -11,38 +11,45 @@ use kittiwake_raft::{
 };
 use kittiwake_storage::{Loaded, LogDir, LogDirOptions};
 use parking_lot::Mutex;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use crate::admin;
+use crate::api;
 use crate::api::fetch::SessionCache;
-use crate::api::{self, KafkaService};
 use crate::broker::{Broker, LOOKUPS_MAX, now_ms};
+use crate::cluster::membership::{self, Joining};
+use crate::cluster::{ClusterService, ControllerLease, Voter, leave};
 use crate::config::BrokerConfig;
-use crate::config::address::HostPort;
+use crate::config::address::{GRPC_LISTENER, HostPort};
 use crate::controller::producer_ids::ProducerIds;
-use crate::controller::registration;
+use crate::controller::{fencing, registration, upkeep};
 use crate::coordinator::{GroupConfig, GroupCoordinator};
+use crate::grpc;
 use crate::http::{self, Monitor};
+use crate::listeners::{KafkaListeners, Sockets};
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::partition::housekeeping::{self, Periods};
+use crate::partition::isr;
+use crate::replication::FetcherPool;
+use crate::replication::sessions::ReplicaSessions;
 use crate::wire::admission::{Admission, Limits};
-use crate::wire::listener::Listener;
-use crate::wire::sendfile::{Sender, WireCounters};
 
 /// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
 const CONTROLLER_WAIT: Duration = Duration::from_secs(10);
+
+/// How long gRPC connections may take to end once the quorum has closed.
+const GRPC_GOODBYE: Duration = Duration::from_millis(500);
 
 /// Where the kernel says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -71,7 +78,7 @@ pub async fn run(
     on_ready: impl FnOnce(&Bound) + Send,
 ) -> Result<()> {
     let node = tokio::select! {
-        started = Node::start(Arc::new(config), shutdown.clone()) => started?,
+        started = Node::start(Arc::new(config)) => started?,
         // Nothing is served yet and nothing was appended: the next start recovers what this one found.
         () = shutdown.cancelled() => {
             info!("stopped before it had started");
@@ -80,15 +87,16 @@ pub async fn run(
     };
     on_ready(&node.bound);
     info!(node = %node.broker.node_id, listeners = ?node.bound.kafka, "serving");
-    tokio::select! {
-        () = shutdown.cancelled() => {}
+    let reason = tokio::select! {
+        () = shutdown.cancelled() => return node.stop().await,
         reason = node.broker.quorum.failed() => {
-            error!(%reason, "the metadata quorum has failed; the node stops");
-            node.stop().await?;
-            return Err(anyhow!("the metadata quorum has failed: {reason}"));
+            anyhow!("the metadata quorum has failed: {reason}")
         }
-    }
-    node.stop().await
+        expelled = membership::stay(&node.broker, node.epoch) => expelled.into(),
+    };
+    error!(%reason, "the node cannot go on and stops");
+    node.stop().await?;
+    Err(reason)
 }
 
 pub(crate) struct Node {
@@ -99,32 +107,94 @@ pub(crate) struct Node {
     connections: TaskTracker,
     /// Everything else.
     tasks: TaskTracker,
+    /// Set when this node stops serving clients.
     shutdown: CancellationToken,
+    /// Set when it has left the cluster: it is not heard any more, and hears nobody.
+    left: CancellationToken,
+    /// The gRPC listener, which outlasts everything else: the quorum needs it until it has closed.
+    grpc: TaskTracker,
+    grpc_shutdown: CancellationToken,
 }
 
 impl Node {
-    async fn start(config: Arc<BrokerConfig>, shutdown: CancellationToken) -> Result<Self> {
-        let sockets = bind(&config).await?;
-        let grpc = bind_one("grpc.listener", &config.grpc_listener).await?;
-        let http = bind_one("http.listener", &config.http_listener).await?;
+    async fn start(config: Arc<BrokerConfig>) -> Result<Self> {
+        let sockets = Sockets::bind(&config).await?;
+        let endpoints = sockets.endpoints(&config)?;
+        let bound = Bound {
+            kafka: sockets
+                .kafka
+                .iter()
+                .map(|socket| (socket.name.to_string(), socket.address))
+                .collect(),
+            grpc: sockets.grpc.address,
+            http: sockets.http.address,
+        };
         let metrics = Arc::new(Metrics::new(api::served().map(|api| (api.key, api.name))));
         let (connections, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let (shutdown, left) = (CancellationToken::new(), CancellationToken::new());
+        let grpc_shutdown = CancellationToken::new();
+        // Of a start that fails nothing goes on.
+        let guards = [&shutdown, &left, &grpc_shutdown].map(|token| token.clone().drop_guard());
         let monitor = Arc::new(Monitor::new(Arc::clone(&metrics)));
-        let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         tasks.spawn(http::serve(
-            http,
+            sockets.http.socket,
             Arc::clone(&monitor) as _,
             connections.clone(),
             shutdown.clone(),
         ));
-        let (log_dir, loaded) = open_logs(&config, &metrics).await?;
-        let log_dir = Arc::new(log_dir);
-        let quorum = open_quorum(&config).await?;
+        let log_dir = Arc::new(open_log_dir(&config).await?);
+        // The logs are read while the nodes find each other.
+        let loading = load_logs(&config, &log_dir, &metrics);
+        let quorum = open_quorum(&config, &endpoints).await?;
+        let incarnation_id = IncarnationId::random();
+        let voter = Arc::new(Voter::new(&config, quorum.clone()));
+        tasks.spawn(fencing::run(
+            Arc::clone(&voter),
+            metrics.brokers_fenced.clone(),
+            left.clone(),
+        ));
+        let (admin, gated, health) = grpc::gate().await;
+        let services = grpc::Services {
+            quorum: quorum.clone(),
+            cluster: ClusterService::server(
+                Arc::clone(&voter),
+                config.cluster_id.to_string(),
+                incarnation_id,
+                config.broker_session_timeout_ms,
+                grpc_shutdown.clone(),
+            ),
+            admin: gated,
+            health,
+            reflection: config.grpc_reflection_enable,
+        };
+        let grpc = TaskTracker::new();
+        grpc.spawn(grpc::serve(
+            sockets.grpc.socket,
+            services,
+            grpc_shutdown.clone(),
+        ));
+        let known = async {
+            controller_known(&quorum).await;
+            Ok(())
+        };
+        let (loaded, ()) = tokio::try_join!(loading, known)?;
+        let followers_shutdown = CancellationToken::new();
+        let fetchers = FetcherPool::new(
+            config.node_id,
+            Arc::clone(&config),
+            quorum.clone(),
+            metrics.fetching.clone(),
+            tasks.clone(),
+            followers_shutdown.clone(),
+        );
+        let lease = Arc::new(ControllerLease::new(config.broker_session_timeout_ms));
         let partitions = Arc::new(PartitionManager::new(
             config.node_id,
             Arc::clone(&config),
             Arc::clone(&log_dir),
             loaded,
+            Arc::clone(&lease),
+            Arc::new(fetchers),
         ));
         let slots = config.max_incremental_fetch_session_cache_slots;
         let broker = Arc::new(Broker {
@@ -134,13 +204,36 @@ impl Node {
             groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
             producer_ids: ProducerIds::new(config.node_id, quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
+            replica_sessions: ReplicaSessions::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            lease,
+            epoch: OnceLock::new(),
             shutdown: shutdown.clone(),
+            followers_shutdown,
             admission: admission(&config, &metrics),
             metrics,
             config: Arc::clone(&config),
         });
-        let epoch = join_cluster(&broker, &sockets, &tasks, &shutdown).await?;
+        tasks.spawn(isr::run(
+            Arc::clone(&broker),
+            broker.followers_shutdown.clone(),
+        ));
+        let listeners = KafkaListeners::new(&broker, &connections, &tasks)?;
+        // Before this node can lead anything: its followers come at once.
+        listeners.serve(sockets.replication, shutdown.clone());
+        let joining = Joining {
+            registration: registration(&broker, incarnation_id, endpoints)?,
+            broker: Arc::clone(&broker),
+            voter,
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+            left: left.clone(),
+        };
+        let epoch = joining.join().await?;
+        tasks.spawn(membership::watch_lease(
+            Arc::clone(&broker),
+            shutdown.clone(),
+        ));
         let periods = Periods {
             retention: config.log_retention_check_interval_ms,
             producer_expiry: config.producer_id_expiration_check_interval_ms,
@@ -152,14 +245,15 @@ impl Node {
             shutdown.clone(),
         ));
         tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
-        let kafka = serve(&broker, sockets, &connections, &tasks, &shutdown)?;
-        tasks.spawn(admin::serve(grpc, Arc::clone(&broker), shutdown.clone()));
+        tasks.spawn(upkeep::run(Arc::clone(&broker), shutdown.clone()));
+        for socket in sockets.kafka {
+            listeners.serve(socket, shutdown.clone());
+        }
+        admin.open(admin::server(Arc::clone(&broker))).await;
         monitor.serving(Arc::clone(&broker));
-        let bound = Bound {
-            kafka,
-            grpc: grpc_address,
-            http: http_address,
-        };
+        for guard in guards {
+            guard.disarm();
+        }
         Ok(Self {
             broker,
             bound,
@@ -167,17 +261,21 @@ impl Node {
             connections,
             tasks,
             shutdown,
+            left,
+            grpc,
+            grpc_shutdown,
         })
     }
 
-    /// Answers what is in flight, flushes, and leaves the clean-shutdown marker.
+    /// Moves leadership to the others, answers what is in flight, leaves the cluster, flushes, and leaves the
+    /// clean-shutdown marker.
     async fn stop(self) -> Result<()> {
         info!("stopping");
-        self.shutdown.cancel();
         // What is left of the time is for flushing: the process ends as it is at the deadline.
         let answering = self.broker.config.kittiwake_shutdown_timeout_ms / 2;
         let deadline = Instant::now() + answering;
-        self.tasks.close();
+        let handed_over = leave::hand_over(&self.broker, self.epoch).await;
+        self.shutdown.cancel();
         self.connections.close();
         if timeout_at(deadline, self.connections.wait()).await.is_err() {
             warn!(
@@ -185,64 +283,48 @@ impl Node {
                 "connections are still open after {answering:?}; they end with the process"
             );
         }
+        if handed_over {
+            leave::fence_oneself(&self.broker, self.epoch).await;
+        }
+        self.broker.followers_shutdown.cancel();
+        self.left.cancel();
+        self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             warn!(
                 running = self.tasks.len(),
                 "tasks are still running after {answering:?}"
             );
         }
-        let partitions = Arc::clone(&self.broker.partitions);
-        let threads = self.broker.config.num_recovery_threads_per_data_dir;
-        let closed = spawn_blocking(move || {
-            let high_watermarks = partitions.high_watermarks();
-            partitions
-                .log_dir()
-                .shutdown_clean(self.epoch.0, &high_watermarks, threads)
-        });
-        let closed = closed.await.context("closing the logs")?;
+        let closed = self.close_logs().await;
         self.broker.quorum.shutdown().await;
+        self.grpc_shutdown.cancel();
+        self.grpc.close();
+        if timeout(GRPC_GOODBYE, self.grpc.wait()).await.is_err() {
+            info!("gRPC connections are still open; they end with the process");
+        }
         closed.context("the logs could not be closed cleanly; the next start recovers them")?;
         info!("stopped");
         Ok(())
     }
-}
 
-struct Socket {
-    name: Arc<str>,
-    socket: TcpListener,
-    address: SocketAddr,
-}
-
-async fn bind(config: &BrokerConfig) -> Result<Vec<Socket>> {
-    let mut sockets = Vec::new();
-    for listener in &config.listeners.0 {
-        let socket = TcpListener::bind(listener.address.bind_address())
-            .await
-            .with_context(|| {
-                format!(
-                    "listener {} cannot listen on {}",
-                    listener.name, listener.address
-                )
-            })?;
-        let address = socket.local_addr()?;
-        sockets.push(Socket {
-            name: listener.name.as_str().into(),
-            socket,
-            address,
+    async fn close_logs(&self) -> Result<()> {
+        let partitions = Arc::clone(&self.broker.partitions);
+        let threads = self.broker.config.num_recovery_threads_per_data_dir;
+        let epoch = self.epoch.0;
+        let closing = spawn_blocking(move || {
+            let high_watermarks = partitions.high_watermarks();
+            partitions
+                .log_dir()
+                .shutdown_clean(epoch, &high_watermarks, threads)
         });
+        Ok(closing.await.context("closing the logs")??)
     }
-    Ok(sockets)
 }
 
-async fn bind_one(key: &str, address: &HostPort) -> Result<TcpListener> {
-    let bound = TcpListener::bind(address.bind_address()).await;
-    bound.with_context(|| format!("{key} cannot listen on {address}"))
-}
-
-async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result<(LogDir, Loaded)> {
-    let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
+/// Locks the data directory and checks whose it is.
+async fn open_log_dir(config: &Arc<BrokerConfig>) -> Result<LogDir> {
+    let config = Arc::clone(config);
     let opened = spawn_blocking(move || {
-        let begun = Instant::now();
         let options = LogDirOptions {
             cluster_id: config.cluster_id.to_string(),
             node_id: config.node_id.0,
@@ -250,8 +332,20 @@ async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result
             free_floor_bytes: config.kittiwake_disk_free_min_bytes,
             open_segments_max: OPEN_SEGMENTS_MAX,
         };
-        let path: &Path = config.log_dirs.as_ref();
-        let log_dir = LogDir::open(path, &options)?;
+        LogDir::open(&config.log_dirs, &options)
+    });
+    Ok(opened.await.context("opening the data directory")??)
+}
+
+/// Opens every log; begun at once, whether or not somebody waits for it yet.
+fn load_logs(
+    config: &Arc<BrokerConfig>,
+    log_dir: &Arc<LogDir>,
+    metrics: &Arc<Metrics>,
+) -> impl Future<Output = Result<Loaded>> + use<> {
+    let (config, log_dir, metrics) = (Arc::clone(config), Arc::clone(log_dir), Arc::clone(metrics));
+    let loading = spawn_blocking(move || {
+        let begun = Instant::now();
         // Until the image is known every log has the broker's defaults; claiming it sets its topic's.
         let defaults =
             crate::config::TopicConfig::resolve(&config, &Default::default()).log_config();
@@ -261,11 +355,11 @@ async fn open_logs(config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) -> Result
                 config.num_recovery_threads_per_data_dir,
                 now_ms(),
             )
-            .with_context(|| format!("cannot read {}", path.display()))?;
+            .with_context(|| format!("cannot read {}", log_dir.path().display()))?;
         report_recovery(&loaded, &metrics, begun.elapsed());
-        anyhow::Ok((log_dir, loaded))
+        anyhow::Ok(loaded)
     });
-    opened.await.context("opening the logs")?
+    async { loading.await.context("opening the logs")? }
 }
 
 fn report_recovery(loaded: &Loaded, metrics: &Metrics, took: Duration) {
@@ -287,7 +381,7 @@ fn report_recovery(loaded: &Loaded, metrics: &Metrics, took: Duration) {
     );
 }
 
-async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
+async fn open_quorum(config: &BrokerConfig, endpoints: &[Endpoint]) -> Result<MetadataQuorum> {
     let voters = config
         .cluster_voters
         .0
@@ -295,10 +389,24 @@ async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
         .map(|(id, address)| (*id, address.to_string()))
         .collect();
     let path: &Path = config.log_dirs.as_ref();
-    let options = QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
-    let quorum = MetadataQuorum::open(options)
+    let mut options =
+        QuorumOptions::new(config.node_id, config.cluster_id.to_string(), path, voters);
+    if let Some(grpc) = endpoints
+        .iter()
+        .find(|endpoint| endpoint.listener == GRPC_LISTENER)
+    {
+        let address = HostPort {
+            host: grpc.host.clone(),
+            port: grpc.port,
+        };
+        options.advertised_address = address.to_string();
+    }
+    MetadataQuorum::open(options)
         .await
-        .context("cannot open the metadata log")?;
+        .context("cannot open the metadata log")
+}
+
+async fn controller_known(quorum: &MetadataQuorum) {
     while quorum
         .wait_for_leader(Instant::now() + CONTROLLER_WAIT)
         .await
@@ -306,62 +414,24 @@ async fn open_quorum(config: &BrokerConfig) -> Result<MetadataQuorum> {
     {
         warn!("no controller yet: a majority of cluster.voters must be up");
     }
-    Ok(quorum)
 }
 
-/// Registers, brings partitions in step and lets the broker lead.
-async fn join_cluster(
-    broker: &Arc<Broker>,
-    sockets: &[Socket],
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> Result<BrokerEpoch> {
-    let config = &broker.config;
+fn registration(
+    broker: &Broker,
+    incarnation_id: IncarnationId,
+    endpoints: Vec<Endpoint>,
+) -> Result<RegisterBroker> {
     let log_dir = broker.partitions.log_dir();
     let directory_id = DirectoryId::from_bytes(log_dir.directory_id().into_bytes())
         .context("meta.properties has the zero directory.id, which no directory has")?;
-    let incarnation_id =
-        IncarnationId::from_bytes(Uuid::new_v4().into_bytes()).context("a random id was zero")?;
-    let hostname = nix::unistd::gethostname()?.to_string_lossy().into_owned();
-    let port = |name: &str| {
-        sockets
-            .iter()
-            .find(|socket| &*socket.name == name)
-            .map_or(0, |socket| socket.address.port())
-    };
-    let endpoints = config
-        .advertised(port, &hostname)
-        .into_iter()
-        .map(|listener| Endpoint {
-            listener: listener.name,
-            host: listener.address.host,
-            port: listener.address.port,
-        })
-        .collect();
-    let registration = RegisterBroker {
-        broker: config.node_id,
+    Ok(RegisterBroker {
+        broker: broker.node_id,
         incarnation_id,
         directory_id,
         endpoints,
-        rack: config.broker_rack.clone(),
+        rack: broker.config.broker_rack.clone(),
         last_stop: registration::last_stop(log_dir.last_stop()),
-    };
-    let epoch = registration::register(&broker.quorum, registration)
-        .await
-        .context("cannot register")?;
-    registration::propose_min_insync_replicas(&broker.quorum, config)
-        .await
-        .context("cannot set the cluster's min.insync.replicas")?;
-    tasks.spawn(Arc::clone(&broker.partitions).run(broker.quorum.watch(), shutdown.clone()));
-    broker
-        .partitions
-        .wait_reconciled(broker.image().offset)
-        .await;
-    let leading_from = registration::unfence(&broker.quorum, config.node_id, epoch)
-        .await
-        .context("cannot be unfenced")?;
-    broker.partitions.wait_reconciled(leading_from).await;
-    Ok(epoch)
+    })
 }
 
 fn admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
@@ -380,49 +450,6 @@ fn admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
     )
 }
 
-fn serve(
-    broker: &Arc<Broker>,
-    sockets: Vec<Socket>,
-    connections: &TaskTracker,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> Result<Vec<(String, SocketAddr)>> {
-    let config = &broker.config;
-    let metrics = &broker.metrics;
-    let counters = WireCounters {
-        received_bytes: metrics.bytes_in.clone(),
-        sendfile_bytes: metrics.bytes_out.sendfile.clone(),
-        encoded_bytes: metrics.bytes_out.copy.clone(),
-        hot_turns: metrics.fetch_slices.hot.clone(),
-        cold_turns: metrics.fetch_slices.cold.clone(),
-    };
-    let sender = Sender::new(
-        counters,
-        config.request_progress_timeout_ms,
-        config.kittiwake_cold_read_threads,
-    )
-    .context("cannot open /dev/null")?;
-    let service = Arc::new(KafkaService::new(Arc::clone(broker)));
-    let mut bound = Vec::new();
-    for Socket {
-        name,
-        socket,
-        address,
-    } in sockets
-    {
-        bound.push((name.to_string(), address));
-        let listener = Listener {
-            socket,
-            name,
-            service: Arc::clone(&service),
-            sender: sender.clone(),
-            admission: Arc::clone(&broker.admission),
-        };
-        tasks.spawn(listener.run(connections.clone(), shutdown.clone()));
-    }
-    Ok(bound)
-}
-
 #[cfg(test)]
 impl Node {
     /// A node of its own in `directory`, on any free port.
@@ -435,7 +462,7 @@ impl Node {
         config.replication_listener = free();
         config.grpc_listener = free();
         config.http_listener = free();
-        Self::start(Arc::new(config), CancellationToken::new())
+        Self::start(Arc::new(config))
             .await
             .expect("the node starts")
     }

@@ -31,7 +31,7 @@ impl Node {
     async fn start(directory: &Path, reflection: bool) -> Self {
         let text = format!(
             "node.id = 0\ncluster.id = \"grpc-test\"\ncluster.voters = \"0@127.0.0.1:1\"\nlog.dirs = \"{}\"\n\
-             listeners = \"PLAINTEXT://127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\n\
+             listeners = \"PLAINTEXT://127.0.0.1:0\"\nreplication.listener = \"127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\n\
              http.listener = \"127.0.0.1:0\"\ngrpc.reflection.enable = {reflection}\n",
             directory.display()
         );

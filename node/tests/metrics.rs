@@ -27,7 +27,7 @@ impl Node {
         let text = format!(
             "\"node.id\" = 0\n\"cluster.id\" = \"metrics-test\"\n\"cluster.voters\" = \"0@127.0.0.1:1\"\n\
              \"log.dirs\" = \"{}\"\n\"listeners\" = \"PLAINTEXT://127.0.0.1:0\"\n\
-             \"grpc.listener\" = \"127.0.0.1:0\"\n\"http.listener\" = \"127.0.0.1:0\"\n",
+             \"replication.listener\" = \"127.0.0.1:0\"\n\"grpc.listener\" = \"127.0.0.1:0\"\n\"http.listener\" = \"127.0.0.1:0\"\n",
             directory.display()
         );
         let config = config::load("test", &text, []).unwrap().config;

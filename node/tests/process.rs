@@ -12,8 +12,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kittiwake");
+/// How long anything may take here.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a node that a second signal has ended.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -58,7 +62,7 @@ fn config_file(directory: &Path, more: &str) -> PathBuf {
     let file = directory.join("kittiwake.toml");
     let text = format!(
         "node.id = 0\ncluster.id = \"process-test\"\ncluster.voters = \"0@127.0.0.1:1\"\nlog.dirs = \"{}\"\n\
-         listeners = \"PLAINTEXT://127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\nhttp.listener = \"127.0.0.1:0\"\n{more}",
+         listeners = \"PLAINTEXT://127.0.0.1:0\"\nreplication.listener = \"127.0.0.1:0\"\ngrpc.listener = \"127.0.0.1:0\"\nhttp.listener = \"127.0.0.1:0\"\n{more}",
         directory.join("data").display()
     );
     fs::write(&file, text).unwrap();
@@ -187,25 +191,33 @@ fn children(parent: u32) -> Vec<i32> {
     ids.map(|id| id.parse().unwrap()).collect()
 }
 
-/// `up` on the first port where it finds all it needs free.
-fn up(directory: &Path) -> Process {
-    for port in (20_000..30_000).step_by(7) {
+/// Ports of one `up`: node i of it uses PORT+i, PORT+50+i, PORT+100+i and PORT+200+i.
+const PORTS: u16 = 250;
+
+/// `up` on the first ports where it finds all it needs free, and the first of them.
+fn up(directory: &Path, nodes: u16) -> (Process, u16) {
+    // Tests of this process do not try the same ones at the same time.
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(PORTS, Ordering::Relaxed);
+        assert!(port < 30_000, "no free ports");
+        let (nodes, number) = (nodes.to_string(), port.to_string());
         let mut command = Command::new(PROGRAM);
-        command.args(["up", "--port", &port.to_string(), "--data"]);
-        let mut cluster = Process::spawn(command.arg(directory));
+        command.args(["up", "--nodes", &nodes, "--port", &number, "--data"]);
+        let mut cluster = Process::spawn(command.arg(directory.join(&number)));
         if cluster.line_with("Ctrl-C").is_some() {
-            return cluster;
+            return (cluster, port);
         }
         let (_, said) = cluster.end();
-        assert!(said.contains("cannot be used"), "{said}");
+        let taken = said.contains("cannot be used") || said.contains("Address already in use");
+        assert!(taken, "{said}");
     }
-    panic!("no free ports")
 }
 
 #[test]
 fn up_ends_with_a_node_that_dies_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = up(directory.path());
+    let (cluster, _) = up(directory.path(), 1);
     let nodes = children(cluster.0.id());
     assert_eq!(nodes.len(), 1);
     kill_process(Pid::from_raw(nodes[0]).unwrap(), Signal::KILL).unwrap();
@@ -213,4 +225,173 @@ fn up_ends_with_a_node_that_dies_and_says_so() {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("node 0 has ended (signal: 9"), "{said}");
     assert!(said.contains("node.log"), "{said}");
+}
+
+fn ask(admin: u16, arguments: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(arguments)
+        .args(["--output", "json", "--admin"]);
+    command.arg(format!("127.0.0.1:{admin}")).output().unwrap()
+}
+
+/// What a command that administers prints, as JSON; none if it fails.
+fn answer(admin: u16, arguments: &[&str]) -> Option<serde_json::Value> {
+    let Output { status, stdout, .. } = ask(admin, arguments);
+    let told = || serde_json::from_slice(&stdout).unwrap();
+    status.success().then(told)
+}
+
+/// The one sentence of a command that fails.
+fn refusal(admin: u16, arguments: &[&str]) -> String {
+    let output = ask(admin, arguments);
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Asks until the answer is as wanted.
+fn wait_for(admin: u16, arguments: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = answer(admin, arguments);
+        if answer.as_ref().is_some_and(&wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{arguments:?}: {answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn three_nodes_are_a_cluster_that_outlives_one_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, port) = up(directory.path(), 3);
+    let grpc = |node: u16| port + 100 + node;
+    let states = |status: &serde_json::Value| -> Vec<String> {
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes
+            .iter()
+            .map(|node| node["state"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for node in 0..3 {
+        wait_for(grpc(node), &["cluster", "status"], |status| {
+            let members = status["quorum"]["members"].as_array().unwrap();
+            let vote = |member: &serde_json::Value| member["role"] != "learner";
+            let known = |member: &serde_json::Value| !member["lag"].is_null();
+            states(status) == ["active"; 3]
+                && members.len() == 3
+                && members.iter().all(|member| vote(member) && known(member))
+        });
+    }
+    // Asked of whichever node, also of one that is not the controller.
+    for node in 0..3 {
+        let drained = (node + 1) % 3;
+        let number = drained.to_string();
+        answer(grpc(node), &["cluster", "drain", &number]).unwrap();
+        wait_for(grpc(node), &["cluster", "status"], |status| {
+            states(status)[usize::from(drained)] == "draining"
+        });
+        answer(grpc(node), &["cluster", "drain", "--undo", &number]).unwrap();
+    }
+    let nodes = children(cluster.0.id());
+    kill_process(Pid::from_raw(nodes[2]).unwrap(), Signal::KILL).unwrap();
+    wait_for(grpc(0), &["cluster", "status"], |status| {
+        let fenced = states(status)
+            .iter()
+            .filter(|state| *state == "fenced")
+            .count();
+        fenced == 1 && !status["controller"].is_null()
+    });
+    cluster.terminate();
+    let (status, said) = cluster.end();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("has ended (signal: 9"), "{said}");
+    assert!(said.contains("2 of 3 nodes go on"), "{said}");
+}
+
+/// Nothing is written here: all replicas of an empty topic are in sync from its creation.
+#[test]
+fn leaderships_leave_a_drained_node_and_come_back_and_partitions_move() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, port) = up(directory.path(), 3);
+    let admin = |node: u16| port + 100 + node;
+    let create = ["topic", "create", "t", "-p", "6", "-r", "3"];
+    answer(admin(0), &create).unwrap();
+    let leads = |status: &serde_json::Value| -> Vec<u64> {
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes
+            .iter()
+            .map(|node| node["leads"].as_u64().unwrap())
+            .collect()
+    };
+    wait_for(admin(1), &["cluster", "status"], |status| {
+        leads(status) == [2; 3]
+    });
+    answer(admin(1), &["cluster", "drain", "0"]).unwrap();
+    wait_for(admin(2), &["cluster", "status"], |status| {
+        leads(status)[0] == 0
+    });
+    assert_eq!(
+        answer(admin(2), &["cluster", "elect"]),
+        None,
+        "0 is draining"
+    );
+    answer(admin(2), &["cluster", "drain", "0", "--undo"]).unwrap();
+    wait_for(admin(1), &["cluster", "status"], |status| {
+        leads(status) == [2; 3]
+    });
+    // All are at home already.
+    let elected = answer(admin(2), &["cluster", "elect", "--topic", "t"]);
+    assert_eq!(elected, Some(serde_json::json!([])));
+
+    let reassign = |replicas| {
+        [
+            "cluster",
+            "reassign",
+            "--topic",
+            "t",
+            "--partition",
+            "0",
+            "--replicas",
+            replicas,
+        ]
+    };
+    answer(admin(1), &reassign("2,1")).unwrap();
+    wait_for(admin(0), &["topic", "describe", "t"], |topic| {
+        let partition = &topic["partitions"][0];
+        partition["replicas"] == serde_json::json!([2, 1]) && partition["leader"] == 2
+    });
+    let moving = answer(admin(1), &["cluster", "reassign", "--list"]);
+    assert_eq!(moving, Some(serde_json::json!([])));
+    let said = refusal(admin(1), &reassign("7"));
+    assert!(said.contains("t-0: Broker 7 is not registered."), "{said}");
+    let said = refusal(
+        admin(1),
+        &[
+            "cluster",
+            "reassign",
+            "--topic",
+            "t",
+            "--partition",
+            "0",
+            "--cancel",
+        ],
+    );
+    assert!(said.contains("not being reassigned"), "{said}");
+    let said = refusal(admin(1), &["cluster", "remove", "0"]);
+    assert!(
+        said.contains("still has replicas of 5 partitions"),
+        "{said}"
+    );
+    let said = refusal(admin(1), &["cluster", "evacuate", "1"]);
+    assert!(
+        said.contains("No other node can take the replica"),
+        "{said}"
+    );
+    let said = refusal(admin(1), &["cluster", "join", "9"]);
+    assert!(said.contains("not a member"), "{said}");
+    cluster.terminate();
+    let (status, said) = cluster.end();
+    assert_eq!(status, Some(0), "{said}");
 }

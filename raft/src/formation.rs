@@ -6,17 +6,17 @@
 //! that is late delays the first formation and nothing else. All others wait to be called.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kittiwake_proto::kittiwake::raft::v1::DescribeResponse;
-use openraft::Raft;
 use tokio::time::sleep;
 
 use crate::codec::directory_id;
 use crate::ids::{BrokerId, DirectoryId};
-use crate::state_machine::StateMachine;
+use crate::local::Local;
 use crate::transport::describe;
-use crate::types::{MemberNode, Types};
+use crate::types::MemberNode;
 
 /// How long a voter may take to say who it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -27,15 +27,6 @@ const ROUND: Duration = Duration::from_millis(20);
 /// Rounds without success after which an operator is told once what is missing.
 const ROUNDS_BEFORE_NOTICE: u32 = 250;
 
-/// This node, and with whom it forms a cluster.
-pub(crate) struct Formation {
-    pub(crate) raft: Raft<Types, StateMachine>,
-    pub(crate) cluster_id: String,
-    pub(crate) broker: BrokerId,
-    pub(crate) directory_id: DirectoryId,
-    pub(crate) voters: Vec<(BrokerId, String)>,
-}
-
 /// Why there is no cluster yet.
 enum Obstacle {
     /// Somebody did not answer, or not as configured; it may be otherwise in the next round.
@@ -44,48 +35,49 @@ enum Obstacle {
     Exists(BrokerId),
 }
 
-impl Formation {
-    /// Tries until the cluster is formed, by this node or another, or the quorum stops.
-    pub(crate) async fn run(self) {
-        if self.voters.iter().map(|(broker, _)| *broker).min() != Some(self.broker) {
-            return;
-        }
-        for round in 0u32.. {
-            match self.raft.is_initialized().await {
-                Ok(false) => {}
-                Ok(true) | Err(_) => return,
-            }
-            match self.members().await {
-                Ok(members) => {
-                    tracing::info!(voters = members.len(), "forming the cluster");
-                    if let Err(error) = self.raft.initialize(members).await {
-                        tracing::error!(%error, "the cluster was not formed");
-                    }
-                    return;
-                }
-                Err(Obstacle::Exists(voter)) => {
-                    tracing::warn!(
-                        %voter,
-                        directory = %self.directory_id,
-                        "the cluster exists and this voter's metadata is empty: \
-                         it waits to be added as a new member"
-                    );
-                    return;
-                }
-                Err(Obstacle::Missing(reason)) if round == ROUNDS_BEFORE_NOTICE => {
-                    tracing::warn!(reason, "the cluster cannot be formed yet");
-                }
-                Err(Obstacle::Missing(_)) => {}
-            }
-            sleep(ROUND).await;
-        }
+/// Tries until the cluster is formed, by this node or another, or the quorum stops.
+pub(crate) async fn run(local: Arc<Local>) {
+    let first = local.voters.iter().map(|(broker, _)| *broker).min();
+    if first != Some(local.node.broker) {
+        return;
     }
+    for round in 0u32.. {
+        match local.raft.is_initialized().await {
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
+        }
+        match local.first_members().await {
+            Ok(members) => {
+                tracing::info!(voters = members.len(), "forming the cluster");
+                if let Err(error) = local.raft.initialize(members).await {
+                    tracing::error!(%error, "the cluster was not formed");
+                }
+                return;
+            }
+            Err(Obstacle::Exists(voter)) => {
+                tracing::warn!(
+                    %voter,
+                    directory = %local.directory_id,
+                    "the cluster exists and this voter's metadata is empty: it asks to be taken in \
+                     as a new member"
+                );
+                return;
+            }
+            Err(Obstacle::Missing(reason)) if round == ROUNDS_BEFORE_NOTICE => {
+                tracing::warn!(reason, "the cluster cannot be formed yet");
+            }
+            Err(Obstacle::Missing(_)) => {}
+        }
+        sleep(ROUND).await;
+    }
+}
 
+impl Local {
     /// Everybody's identity, if everybody is there and empty.
-    async fn members(&self) -> Result<BTreeMap<DirectoryId, MemberNode>, Obstacle> {
+    async fn first_members(&self) -> Result<BTreeMap<DirectoryId, MemberNode>, Obstacle> {
         let mut members = BTreeMap::new();
         for (broker, address) in &self.voters {
-            let directory = if *broker == self.broker {
+            let directory = if *broker == self.node.broker {
                 self.directory_id
             } else {
                 let answer = describe(&self.cluster_id, address, DESCRIBE_TIMEOUT).await;
@@ -95,7 +87,7 @@ impl Formation {
                         status.message()
                     ))
                 })?;
-                self.check(*broker, address, &answer)?
+                self.check_empty(*broker, address, &answer)?
             };
             members.insert(
                 directory,
@@ -113,7 +105,7 @@ impl Formation {
         Ok(members)
     }
 
-    fn check(
+    fn check_empty(
         &self,
         broker: BrokerId,
         address: &str,

@@ -21,13 +21,20 @@
 
 mod codec;
 mod command;
+mod controller;
 mod formation;
+mod forward;
 mod ids;
 pub mod image;
+mod join;
+mod local;
 mod log_store;
+mod membership;
+mod options;
 mod quorum;
 mod snapshot;
 mod state_machine;
+mod steward;
 mod transport;
 mod types;
 
@@ -35,11 +42,13 @@ pub use command::{
     Applied, Command, CommandError, ConfigChange, ConfigResource, Election, IsrMember, LastStop,
     NewPartitions, NewTopic, Outcome, PartitionChange, Reassignment, RegisterBroker, Requester,
 };
+pub use controller::{Controller, NoLeader};
+pub use forward::ProposeError;
 pub use ids::{
     BrokerEpoch, BrokerId, DirectoryId, IncarnationId, ParseIdError, PartitionEpoch, TopicId,
 };
 pub use image::{Broker, ClusterImage, Endpoint, Partition, Topic};
-pub use quorum::{
-    Member, MetadataQuorum, NoLeader, OpenError, ProposeError, QuorumOptions, QuorumStatus,
-};
+pub use membership::{MembershipError, MembershipRefusal};
+pub use options::QuorumOptions;
+pub use quorum::{Member, MetadataQuorum, OpenError, QuorumStatus};
 pub use transport::RaftService;

@@ -8,89 +8,32 @@ use std::time::Duration;
 
 use kittiwake_proto::kittiwake::raft::v1::raft_server::RaftServer;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config, Raft, RaftMetrics, SnapshotPolicy};
-use prost::Message;
+use openraft::{Raft, RaftMetrics};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::encode_command;
 use crate::command::{Command, Outcome};
-use crate::formation::Formation;
+use crate::controller::{self, Controller, NoLeader, leader_of};
+use crate::formation;
+use crate::forward::{
+    Attempt, ChangeMember, Forwarder, Propose, ProposeError, Request, check_size,
+};
 use crate::ids::{BrokerId, DirectoryId};
 use crate::image::ClusterImage;
+use crate::join;
+use crate::local::Local;
 use crate::log_store::{Closed, LogStore, Owner, store_path};
+use crate::membership::MembershipError;
+use crate::options::{QuorumOptions, raft_config};
 use crate::snapshot::Snapshot;
 use crate::state_machine::{Published, StateMachine};
-use crate::transport::{MESSAGE_BYTES_MAX, Network, RaftService};
-use crate::types::{MemberNode, Proposal, StoredMembership, Types};
-
-/// Largest command, encoded. A thousand topics of ten partitions are a tenth of it.
-const COMMAND_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// This part of the entries between two snapshots stays in the log behind the newer one, for
-/// followers that are a little late.
-const ENTRIES_KEPT_DIVISOR: u64 = 10;
-
-/// How long a snapshot may take on its way to a member.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Pauses between calls to a member that cannot be reached. It may be back any moment, and a
-/// refused connection costs little.
-const BACKOFF: &str = "20ms 50ms 100ms ..200ms";
+use crate::steward;
+use crate::transport::{AddressBook, MESSAGE_BYTES_MAX, Network, RaftService};
+use crate::types::{MemberNode, StoredMembership, Types};
 
 /// How long closing the store may take at shutdown before it is left to the operating system.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How a node takes part in the metadata quorum.
-#[derive(Clone, Debug)]
-pub struct QuorumOptions {
-    /// This broker.
-    pub node_id: BrokerId,
-    /// The cluster it belongs to; a data directory or a peer of another one is refused.
-    pub cluster_id: String,
-    /// The node's data directory; the metadata log lives in `metadata/` below it, which is created
-    /// if it is missing.
-    pub data_dir: PathBuf,
-    /// The voters a new cluster is formed with, and where their gRPC listeners are (`host:port`).
-    /// Once the cluster is formed the metadata log knows its members and this is only a seed list.
-    pub voters: Vec<(BrokerId, String)>,
-    /// A follower asks for an election when it has heard nothing for `election_timeout_max`, the
-    /// time during which everybody withholds their vote, and then for a random time between the
-    /// two.
-    pub election_timeout_min: Duration,
-    /// See `election_timeout_min`.
-    pub election_timeout_max: Duration,
-    /// How often the controller says that it is alive.
-    pub heartbeat_interval: Duration,
-    /// Entries after which a snapshot is taken and the log before it purged.
-    pub snapshot_every: u64,
-    /// How long a proposal waits for a majority before it is reported as unavailable.
-    pub propose_timeout: Duration,
-}
-
-impl QuorumOptions {
-    /// Options with the default timeouts: a dead controller is replaced within half a second.
-    #[must_use]
-    pub fn new(
-        node_id: BrokerId,
-        cluster_id: impl Into<String>,
-        data_dir: impl Into<PathBuf>,
-        voters: Vec<(BrokerId, String)>,
-    ) -> Self {
-        Self {
-            node_id,
-            cluster_id: cluster_id.into(),
-            data_dir: data_dir.into(),
-            voters,
-            election_timeout_min: Duration::from_millis(150),
-            election_timeout_max: Duration::from_millis(300),
-            heartbeat_interval: Duration::from_millis(50),
-            snapshot_every: 5_000,
-            propose_timeout: Duration::from_secs(5),
-        }
-    }
-}
 
 /// Why the quorum did not start. Nothing was changed on disk.
 #[derive(Debug, thiserror::Error)]
@@ -161,32 +104,6 @@ pub enum OpenError {
     },
 }
 
-/// Why a command has no outcome. Except for [`ProposeError::Rejected`] and
-/// [`ProposeError::NotController`], it may or may not take effect later.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum ProposeError {
-    /// Another node leads the quorum.
-    #[error("not the controller; it is {}", leader.map_or("unknown".to_owned(), |id| format!("broker {id}")))]
-    NotController {
-        /// Who does, as far as this node knows.
-        leader: Option<BrokerId>,
-    },
-    /// No majority answered in time.
-    #[error("the metadata quorum is unavailable")]
-    Unavailable,
-    /// This node shuts down, or its metadata store failed.
-    #[error("the metadata quorum has stopped: {0}")]
-    Stopped(String),
-    /// The command can never be accepted; it was not proposed.
-    #[error("rejected: {0}")]
-    Rejected(String),
-}
-
-/// No leader was elected before the deadline.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no controller was elected in time")]
-pub struct NoLeader;
-
 /// Where the quorum stands, for operators and metrics.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct QuorumStatus {
@@ -202,8 +119,10 @@ pub struct QuorumStatus {
     pub applied: Option<u64>,
     /// Last offset of the latest snapshot.
     pub snapshot: Option<u64>,
-    /// Members that vote.
+    /// Members that vote; while they change, the old and the new ones.
     pub voters: Vec<Member>,
+    /// The voters change: a majority of the old and of the new ones is needed for everything.
+    pub changing: bool,
     /// Members that only follow.
     pub learners: Vec<Member>,
 }
@@ -217,6 +136,9 @@ pub struct Member {
     pub broker: BrokerId,
     /// `host:port` of its gRPC listener.
     pub address: String,
+    /// Last offset of its log, of others as far as the controller has heard. Only the controller
+    /// knows it of others.
+    pub log_end: Option<u64>,
 }
 
 /// This node's membership in the metadata quorum; clones are handles to the same one.
@@ -226,11 +148,11 @@ pub struct MetadataQuorum {
 }
 
 struct Inner {
-    raft: Raft<Types, StateMachine>,
+    local: Arc<Local>,
     service: RaftService,
-    directory_id: DirectoryId,
     published: Arc<Published>,
-    propose_timeout: Duration,
+    controller: watch::Receiver<Option<Controller>>,
+    forwarder: Forwarder,
     closed: Mutex<Option<Closed>>,
 }
 
@@ -270,68 +192,65 @@ impl MetadataQuorum {
         let state_machine = StateMachine::new(state, recovered.snapshot, store.writer());
         let published = state_machine.published();
         let directory_id = recovered.directory_id;
+        let addresses = Arc::new(AddressBook::new(&options.voters));
         let network = Network {
             cluster_id: options.cluster_id.clone(),
+            addresses: Arc::clone(&addresses),
         };
         let raft = Raft::new(directory_id, config, network, store, state_machine)
             .await
             .map_err(|error| damaged(error.to_string()))?;
-        let service = RaftService {
-            raft: raft.clone(),
-            cluster_id: options.cluster_id.clone(),
-            broker: options.node_id,
+        let local = Arc::new(Local {
+            raft,
+            cluster_id: options.cluster_id,
             directory_id,
-            failure: watch::Sender::new(None),
-        };
+            node: MemberNode {
+                broker: options.node_id,
+                address: options.advertised_address,
+            },
+            voters: options.voters,
+            addresses,
+            propose_timeout: options.propose_timeout,
+            membership: Mutex::new(()),
+        });
+        let (known, controller) = watch::channel(None);
+        tokio::spawn(controller::follow(Arc::clone(&local), known));
         let quorum = Self {
             inner: Arc::new(Inner {
-                raft,
-                service,
-                directory_id,
+                service: RaftService {
+                    local: Arc::clone(&local),
+                    failure: watch::Sender::new(None),
+                },
+                local: Arc::clone(&local),
                 published,
-                propose_timeout: options.propose_timeout,
+                controller,
+                forwarder: Forwarder::default(),
                 closed: Mutex::new(Some(closed)),
             }),
         };
-        tokio::spawn(rest_while_alone(quorum.inner.raft.clone(), directory_id));
         quorum
-            .form(&options)
+            .form()
             .await
             .map_err(|error| damaged(error.to_string()))?;
+        tokio::spawn(steward::run(Arc::clone(&local)));
+        tokio::spawn(join::run(local));
         Ok(quorum)
     }
 
     /// A single voter forms its cluster at once, and leads it without waiting for a timeout. Several
     /// form theirs in the background: each must be able to answer the others first.
-    async fn form(&self, options: &QuorumOptions) -> Result<(), NoLeader> {
-        let [(broker, address)] = options.voters.as_slice() else {
-            let formation = Formation {
-                raft: self.inner.raft.clone(),
-                cluster_id: options.cluster_id.clone(),
-                broker: options.node_id,
-                directory_id: self.inner.directory_id,
-                voters: options.voters.clone(),
-            };
-            tokio::spawn(formation.run());
-            return Ok(());
-        };
-        let raft = &self.inner.raft;
+    async fn form(&self) -> Result<(), NoLeader> {
+        let local = &self.inner.local;
+        let raft = &local.raft;
+        let own = local.directory_id;
         if raft.is_initialized().await.map_err(|_| NoLeader)? {
-            if !self
-                .metrics()
-                .membership_config
-                .voter_ids()
-                .eq([self.inner.directory_id])
-            {
+            let metrics = local.metrics();
+            if !metrics.membership_config.voter_ids().eq([own]) {
                 return Ok(());
             }
             raft.trigger().elect(true).await.map_err(|_| NoLeader)?;
-        } else {
-            let node = MemberNode {
-                broker: *broker,
-                address: address.clone(),
-            };
-            let members = BTreeMap::from([(self.inner.directory_id, node)]);
+        } else if local.voters == [(local.node.broker, local.node.address.clone())] {
+            let members = BTreeMap::from([(own, local.node.clone())]);
             // Asked for in this order, and the second at once: left alone, it would first let an
             // election timeout pass, and the answer to the first comes no sooner.
             let trigger = raft.trigger();
@@ -339,8 +258,11 @@ impl MetadataQuorum {
                 tokio::join!(biased; raft.initialize(members), trigger.elect(false));
             formed.map_err(|_| NoLeader)?;
             elected.map_err(|_| NoLeader)?;
+        } else {
+            tokio::spawn(formation::run(Arc::clone(local)));
+            return Ok(());
         }
-        self.wait_for_leader(Instant::now() + options.propose_timeout)
+        self.wait_for_leader(Instant::now() + local.propose_timeout)
             .await?;
         // What was acknowledged before a restart is committed again behind this entry, and applied.
         raft.write_blank().await.map(drop).map_err(|_| NoLeader)
@@ -369,44 +291,103 @@ impl MetadataQuorum {
     /// This broker.
     #[must_use]
     pub fn node_id(&self) -> BrokerId {
-        self.inner.service.broker
+        self.inner.local.node.broker
     }
 
     /// The Raft identity of this node: its metadata directory.
     #[must_use]
     pub fn directory_id(&self) -> DirectoryId {
-        self.inner.directory_id
+        self.inner.local.directory_id
     }
 
-    /// Commits a command and applies it. When this returns, the outcome is durable and
+    /// Commits a command and applies it, on whichever node: it is forwarded to the controller if
+    /// that is another one. When this returns, the outcome is durable and
     /// [`MetadataQuorum::image`] of this node contains it.
+    ///
+    /// A command is proposed at most once. Where it is certain that it was not proposed, this is
+    /// tried again for the propose timeout (a new controller is elected well within it).
     ///
     /// # Errors
     /// See [`ProposeError`]. That items of the command were refused is no error of the proposal:
     /// see [`Outcome::results`].
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let bytes = encode_command(&command).encoded_len();
-        if bytes > COMMAND_BYTES_MAX {
-            return Err(ProposeError::Rejected(format!(
-                "the command has {bytes} bytes, more than {COMMAND_BYTES_MAX}"
-            )));
+        check_size(&encode_command(&command)).map_err(ProposeError::Rejected)?;
+        let request = Propose(Arc::new(command));
+        let deadline = self.deadline();
+        let outcome = match self.carry_out(&request, deadline).await {
+            Attempt::Answered(answer) => answer.map_err(ProposeError::Rejected)?,
+            Attempt::NotController { leader } => {
+                let leader = leader.map(|node| node.broker);
+                return Err(ProposeError::NotController { leader });
+            }
+            Attempt::Unknown => return Err(ProposeError::Unavailable),
+            Attempt::Stopped(reason) => return Err(ProposeError::Stopped(reason)),
+        };
+        let mut images = self.watch();
+        let reached = images.wait_for(|image| image.offset >= outcome.offset);
+        match timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => Ok(outcome),
+            Ok(Err(_)) => Err(ProposeError::Stopped("it was shut down".into())),
+            Err(_) => Err(ProposeError::Unavailable),
         }
-        let write = self.inner.raft.client_write(Proposal(Arc::new(command)));
-        let written = timeout(self.inner.propose_timeout, write)
-            .await
-            .map_err(|_| ProposeError::Unavailable)?;
-        match written {
-            Ok(response) => Ok(Outcome {
-                offset: response.log_id.index,
-                results: response.data,
-            }),
-            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                let leader = forward.leader_node.map(|node| node.broker);
+    }
+
+    /// As [`MetadataQuorum::propose`], but not forwarded: what this node decides as the controller
+    /// must not be done by another one, which may know better. Of at most 4 MiB, encoded.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_as_controller(&self, command: Command) -> Result<Outcome, ProposeError> {
+        check_size(&encode_command(&command)).map_err(ProposeError::Rejected)?;
+        let local = &self.inner.local;
+        match local.propose(Arc::new(command), self.deadline()).await {
+            Attempt::Answered(outcome) => Ok(outcome),
+            Attempt::NotController { leader } => {
+                let leader = leader.map(|node| node.broker);
                 Err(ProposeError::NotController { leader })
             }
-            Err(RaftError::APIError(_)) => Err(ProposeError::Unavailable),
+            Attempt::Unknown => Err(ProposeError::Unavailable),
+            Attempt::Stopped(reason) => Err(ProposeError::Stopped(reason)),
         }
+    }
+
+    /// Lets a learner vote. Done already is done.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn add_voter(&self, broker: BrokerId) -> Result<(), MembershipError> {
+        self.change_member(ChangeMember::AddVoter(broker)).await
+    }
+
+    /// Takes a broker out of the quorum, voter or learner. Its process is to be stopped before: as
+    /// long as it runs it asks to be taken in again.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn remove_member(&self, broker: BrokerId) -> Result<(), MembershipError> {
+        self.change_member(ChangeMember::Remove(broker)).await
+    }
+
+    async fn change_member(&self, change: ChangeMember) -> Result<(), MembershipError> {
+        match self.carry_out(&change, self.deadline()).await {
+            Attempt::Answered(answer) => Ok(answer?),
+            Attempt::NotController { leader } => Err(MembershipError::NotController {
+                leader: leader.map(|node| node.broker),
+            }),
+            Attempt::Unknown => Err(MembershipError::Unavailable),
+            Attempt::Stopped(reason) => Err(MembershipError::Stopped(reason)),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.inner.local.propose_timeout
+    }
+
+    async fn carry_out<R: Request>(&self, request: &R, deadline: Instant) -> Attempt<R::Answer> {
+        let Inner {
+            forwarder, local, ..
+        } = &*self.inner;
+        forwarder.carry_out(local, request, deadline).await
     }
 
     /// The broker that leads the quorum, if this node knows one.
@@ -415,12 +396,36 @@ impl MetadataQuorum {
         leader_of(&self.metrics())
     }
 
+    /// Whether this node leads the quorum, as far as it knows: another one may have been elected
+    /// since. See [`MetadataQuorum::controller_is_fresh`].
+    #[must_use]
+    pub fn is_controller(&self) -> bool {
+        self.inner.local.leads()
+    }
+
+    /// Whether this node leads the quorum, and a majority has acknowledged that within the time
+    /// given. A single voter needs nobody's word.
+    ///
+    /// Acknowledgements come with heartbeats, so less than two or three
+    /// [heartbeat intervals](QuorumOptions::heartbeat_interval) asks for more than there is. No
+    /// other node can be elected within [`QuorumOptions::election_timeout_max`] of one.
+    #[must_use]
+    pub fn controller_is_fresh(&self, within: Duration) -> bool {
+        self.inner.local.leads_surely(within)
+    }
+
+    /// Who leads, in which reign, and every change of it; a slow receiver sees the latest only.
+    #[must_use]
+    pub fn watch_controller(&self) -> watch::Receiver<Option<Controller>> {
+        self.inner.controller.clone()
+    }
+
     /// Waits until a leader is known. Its image may be ahead of this node's.
     ///
     /// # Errors
     /// [`NoLeader`] at the deadline, or when the quorum has stopped.
     pub async fn wait_for_leader(&self, deadline: Instant) -> Result<BrokerId, NoLeader> {
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.local.raft.metrics();
         let wait = async {
             loop {
                 let now = metrics.borrow_watched().clone();
@@ -437,7 +442,7 @@ impl MetadataQuorum {
     /// Completes with the reason when this node can no longer take part: its store failed, or the
     /// log holds a command of a later version. A node that sees this must stop.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.local.raft.metrics();
         let mut failure = self.inner.service.failure.subscribe();
         loop {
             if let Some(reason) = failure.borrow_and_update().clone() {
@@ -462,12 +467,18 @@ impl MetadataQuorum {
         let metrics = self.metrics();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<DirectoryId> = membership.voter_ids().collect();
+        let log_end = |id: &DirectoryId| match &metrics.replication {
+            _ if *id == self.directory_id() => metrics.last_log_index,
+            Some(others) => Some(others.get(id)?.as_ref()?.index),
+            None => None,
+        };
         let (voters, learners) = membership
             .nodes()
             .map(|(id, node)| Member {
                 directory_id: *id,
                 broker: node.broker,
                 address: node.address.clone(),
+                log_end: log_end(id),
             })
             .partition(|member| voters.contains(&member.directory_id));
         QuorumStatus {
@@ -478,6 +489,7 @@ impl MetadataQuorum {
             applied: metrics.last_applied.map(|_| self.image().offset),
             snapshot: metrics.snapshot.map(|id| id.index),
             voters,
+            changing: membership.get_joint_config().len() > 1,
             learners,
         }
     }
@@ -494,15 +506,31 @@ impl MetadataQuorum {
                 .is_some_and(|node| node.broker == to)
         });
         if let Some(target) = target
-            && let Err(error) = self.inner.raft.trigger().transfer_leader(target).await
+            && let Err(error) = self
+                .inner
+                .local
+                .raft
+                .trigger()
+                .transfer_leader(target)
+                .await
         {
             tracing::info!(%error, broker = %to, "leadership was not transferred");
         }
     }
 
+    /// Has the best other voter lead, if this node does, and waits until another one is known to
+    /// lead: for a planned stop. At once if another one leads.
+    ///
+    /// # Errors
+    /// [`NoLeader`] if there is no other voter, or none has taken over before the deadline. This
+    /// node may refuse proposals then until the next election.
+    pub async fn hand_over(&self, deadline: Instant) -> Result<BrokerId, NoLeader> {
+        self.inner.local.hand_over(deadline).await
+    }
+
     /// Stops taking part and closes the metadata store. Proposals fail from now on.
     pub async fn shutdown(&self) {
-        if let Err(error) = self.inner.raft.shutdown().await {
+        if let Err(error) = self.inner.local.raft.shutdown().await {
             tracing::error!(%error, "the metadata quorum did not stop cleanly");
         }
         let closed = self.inner.closed.lock().await.take();
@@ -515,74 +543,14 @@ impl MetadataQuorum {
     }
 
     fn metrics(&self) -> RaftMetrics<Types> {
-        self.inner.raft.metrics().borrow_watched().clone()
+        self.inner.local.metrics()
     }
 }
 
 impl fmt::Debug for MetadataQuorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetadataQuorum")
-            .field("directory_id", &self.inner.directory_id)
+            .field("directory_id", &self.inner.local.directory_id)
             .finish_non_exhaustive()
     }
-}
-
-/// A leader without other members has nobody to send heartbeats to and no election to lose: its
-/// clock, a hundred ticks a second, stands still until somebody joins. (Idle nodes are to use no
-/// CPU that anybody notices.)
-async fn rest_while_alone(raft: Raft<Types, StateMachine>, own: DirectoryId) {
-    let mut metrics = raft.server_metrics();
-    loop {
-        let alone = {
-            let now = metrics.borrow_watched();
-            let members = now.membership_config.membership();
-            now.current_leader == Some(own) && members.nodes().map(|(id, _)| *id).eq([own])
-        };
-        raft.runtime_config().tick(!alone);
-        if metrics.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn leader_of(metrics: &RaftMetrics<Types>) -> Option<BrokerId> {
-    let leader = metrics.current_leader?;
-    let membership = metrics.membership_config.membership();
-    membership.get_node(&leader).map(|node| node.broker)
-}
-
-fn raft_config(options: &QuorumOptions) -> Result<Config, OpenError> {
-    let invalid = |reason: String| OpenError::InvalidOptions(reason);
-    if options.node_id.0 < 0 {
-        return Err(invalid(format!(
-            "broker id {} is negative",
-            options.node_id
-        )));
-    }
-    if options.cluster_id.is_empty() {
-        return Err(invalid("the cluster id is empty".into()));
-    }
-    let distinct: BTreeSet<BrokerId> = options.voters.iter().map(|(broker, _)| *broker).collect();
-    if distinct.is_empty() || distinct.len() != options.voters.len() {
-        return Err(invalid(
-            "the voters must be one or more distinct brokers".into(),
-        ));
-    }
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let config = Config {
-        cluster_name: options.cluster_id.clone(),
-        election_timeout_min: millis(options.election_timeout_min),
-        election_timeout_max: millis(options.election_timeout_max),
-        heartbeat_interval: millis(options.heartbeat_interval),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
-        max_in_snapshot_log_to_keep: options.snapshot_every / ENTRIES_KEPT_DIVISOR,
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
-        backoff: BACKOFF.into(),
-        // A node that was cut off must not disturb the others when it comes back.
-        enable_pre_vote: Some(true),
-        ..Config::default()
-    };
-    config
-        .validate()
-        .map_err(|error| invalid(error.to_string()))
 }

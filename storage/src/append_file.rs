@@ -180,7 +180,9 @@ impl AppendFile {
             return 0;
         };
         let start = self.populated.load(Ordering::Acquire).max(written);
-        let end = (written + wanted).min(self.allocated.load(Ordering::Acquire));
+        // `segment.bytes` may have grown since the map was made; what lies past it goes by `pwrite`.
+        let mapped = self.allocated.load(Ordering::Acquire).min(self.reserved);
+        let end = (written + wanted).min(mapped);
         if mapping.populate(position(start), position(end)).is_err() {
             self.small_appends.store(0, Ordering::Relaxed);
             return 0;

@@ -30,6 +30,8 @@ pub(crate) struct Disk {
     populator: Populator,
     background: Background,
     open_segments: OpenSegments,
+    #[cfg(test)]
+    pub(crate) at_step: AtStep,
 }
 
 impl Disk {
@@ -47,6 +49,8 @@ impl Disk {
             populator: Populator::start()?,
             background: Background::start()?,
             open_segments: OpenSegments::new(open_segments_max),
+            #[cfg(test)]
+            at_step: AtStep::default(),
         }))
     }
 
@@ -120,8 +124,29 @@ impl Disk {
         &self.open_segments
     }
 
+    /// Marks a point between two steps of a change where a crash leaves something else than before.
+    /// Tests look at the files there.
+    pub(crate) fn step(&self) {
+        #[cfg(test)]
+        if let Some(look) = &mut *self.at_step.0.lock() {
+            look();
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn for_tests() -> Arc<Self> {
         Self::start(0, 64).unwrap()
+    }
+}
+
+/// What a test does at each [`Disk::step`].
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct AtStep(pub(crate) parking_lot::Mutex<Option<Box<dyn FnMut() + Send>>>);
+
+#[cfg(test)]
+impl std::fmt::Debug for AtStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtStep")
     }
 }

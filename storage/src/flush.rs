@@ -103,7 +103,38 @@ impl Log {
             }
             self.flush_pending(true)
         })?;
+        self.reclaim();
         Ok(())
+    }
+
+    /// Makes durable that the file of `segment` has been replaced, and its indexes.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    pub(crate) fn flush_replaced(&self, segment: &Segment) -> Result<(), FlushError> {
+        self.guarded(|| {
+            segment.sync().map_err(Failure::Segment)?;
+            self.sync_directory().map_err(Failure::Segment)
+        })
+    }
+
+    /// Makes durable that the log starts where it does: no record below comes back after a crash
+    /// (DeleteRecords). Waits for the disk; what else is to be removed waits for the next checkpoint.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    pub fn checkpoint_log_start(&self) -> Result<(), FlushError> {
+        self.guarded(|| {
+            self.checkpoints
+                .set_log_start(&self.partition, || self.durable_log_start())
+                .map_err(Failure::SmallFile)
+        })
+    }
+
+    /// The log start as it may be checkpointed: what precedes it is durable, or a power loss would leave
+    /// the log ending below its start.
+    pub(crate) fn durable_log_start(&self) -> Offset {
+        self.log_start_offset().min(self.flushed_offset())
     }
 
     /// Stops appends without touching the disk: the directory is about to be removed.

@@ -84,14 +84,9 @@ impl<const N: usize> IndexFile<N> {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Whether the segment has to be rolled because no further entry fits.
-    pub(crate) fn is_full(&self) -> bool {
-        self.count() >= self.count_max
-    }
-
-    /// Whether at most one further entry fits.
-    pub(crate) fn is_nearly_full(&self) -> bool {
-        self.count() + 1 >= self.count_max
+    /// How many further entries fit.
+    pub(crate) fn room(&self) -> usize {
+        self.count_max.saturating_sub(self.count())
     }
 
     /// The entry at `slot`, which is below [`Self::count`].
@@ -276,7 +271,7 @@ mod tests {
         let index = IndexFile::<12>::open_appending(&dir.path().join("x"), 25).unwrap();
         index.push([1; 12]).unwrap();
         index.push([2; 12]).unwrap();
-        assert!(index.is_full());
+        assert_eq!(index.room(), 0);
         assert_eq!(
             index.push([3; 12]).unwrap_err().kind(),
             io::ErrorKind::StorageFull

@@ -62,6 +62,7 @@ mod config;
 mod disk;
 mod file_slice;
 mod flush;
+mod follower_append;
 mod ids;
 mod index_file;
 pub mod inspect;
@@ -76,13 +77,20 @@ mod populate;
 mod producer_state;
 mod properties;
 mod read;
+mod reclaim;
 pub mod records;
 mod recovery;
+mod restart;
 mod retention;
 mod segment;
 mod tail;
 mod time_index;
+mod truncation;
 
+#[cfg(test)]
+mod follower_append_tests;
+#[cfg(test)]
+mod follower_random_tests;
 #[cfg(test)]
 mod log_dir_tests;
 #[cfg(test)]
@@ -93,6 +101,8 @@ mod recovery_tests;
 mod retention_tests;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod truncation_tests;
 
 pub use batch::{
     BatchError, BatchHeader, BatchOrigin, BatchRules, Compression, TimestampType, ValidBatch,
@@ -103,6 +113,7 @@ pub use config::LogConfig;
 pub use disk::AppendedBytes;
 pub use file_slice::FileSlice;
 pub use flush::FlushError;
+pub use follower_append::{FollowerAppendError, FollowerAppended};
 pub use ids::{LeaderEpoch, Offset};
 pub use leader_epochs::{EpochEntry, EpochFileError, LeaderEpochCache};
 pub use log::{AppendError, Appended, Log};
@@ -115,3 +126,4 @@ pub use read::{ReadError, TimestampOffset};
 pub use records::{BuildError, Record, RecordsBuilder, RecordsError};
 pub use recovery::{OpenError, Recovery};
 pub use retention::{RetainError, Retained};
+pub use truncation::TruncateError;

@@ -13,7 +13,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,7 @@ use crate::checkpoint::TopicPartition;
 use crate::config::LogConfig;
 use crate::disk::Disk;
 use crate::leader_epochs::LeaderEpochCache;
+use crate::log_dir::CheckpointFiles;
 use crate::producer_state::{ProducerError, ProducerState, Sequence};
 use crate::recovery::{self, Known, OpenError, Recovered, Recovery};
 use crate::segment::{Directory, Indexing, Segment, SegmentError, SegmentFiles, SegmentLimits};
@@ -90,7 +91,7 @@ pub enum AppendError {
 /// No transaction is open.
 const NONE_UNSTABLE: i64 = i64::MAX;
 
-fn first_unstable(producers: &ProducerState) -> i64 {
+pub(crate) fn first_unstable(producers: &ProducerState) -> i64 {
     producers
         .first_unstable_offset()
         .map_or(NONE_UNSTABLE, |offset| offset.0)
@@ -105,11 +106,14 @@ pub struct Log {
     topic_id: Uuid,
     pub(crate) directory: Directory,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) checkpoints: Arc<CheckpointFiles>,
     pub(crate) config: ArcSwap<LogConfig>,
     pub(crate) log_start: AtomicI64,
-    log_end: AtomicI64,
+    pub(crate) log_end: AtomicI64,
+    /// How often the log was cut: a reader that sees it change has seen two logs, and looks again.
+    pub(crate) truncations: AtomicU64,
     /// First offset of the oldest open transaction, or [`NONE_UNSTABLE`]: read for every fetch, so without the lock.
-    first_unstable: AtomicI64,
+    pub(crate) first_unstable: AtomicI64,
     pub(crate) flushed: AtomicI64,
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
     pub(crate) tail: Mutex<Tail>,
@@ -119,6 +123,10 @@ pub struct Log {
     flush_queued: AtomicBool,
     /// Segments that retention took out of the log and whose files wait for the checkpoint.
     pub(crate) doomed: Mutex<Vec<Arc<Segment>>>,
+    /// Sealed segments whose files go on, after their last batch, with what a truncation cut off.
+    pub(crate) unreclaimed: Mutex<Vec<Arc<Segment>>>,
+    /// One at a time reclaims.
+    pub(crate) reclaiming: Mutex<()>,
 }
 
 /// What the appender knows.
@@ -162,22 +170,31 @@ impl Log {
         partition: TopicPartition,
         topic_id: Uuid,
         directory: PathBuf,
-        disk: Arc<Disk>,
+        (disk, checkpoints): (&Arc<Disk>, &Arc<CheckpointFiles>),
         config: LogConfig,
         known: Known,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
         let directory: Directory = Arc::new(RwLock::new(directory));
         let recovered = recovery::recover(&directory, known)?;
         let report = recovered.report.clone();
-        let flushed = known.recovery_point.min(recovered.log_end);
-        let sealed_unflushed = recovered.unflushed > 1;
+        // What lies below the start is gone, and that is durable.
+        let flushed = known
+            .recovery_point
+            .min(recovered.log_end)
+            .max(recovered.log_start);
+        let restarted_at = recovered.restarted_at;
+        let background = recovered.unflushed > 1 || !recovered.unreclaimed.is_empty();
         let log = Arc::new_cyclic(|this| {
             let this = Weak::clone(this);
+            let shared = (Arc::clone(disk), Arc::clone(checkpoints));
             Self::new(
-                this, partition, topic_id, directory, disk, config, flushed, recovered,
+                this, partition, topic_id, directory, shared, config, flushed, recovered,
             )
         });
-        if sealed_unflushed {
+        if let Some(start) = restarted_at {
+            log.finish_restart(start)?;
+        }
+        if background {
             // Or the start after the next crash would check them once more, and with every crash more of them.
             log.request_flush();
         }
@@ -190,7 +207,7 @@ impl Log {
         partition: TopicPartition,
         topic_id: Uuid,
         directory: Directory,
-        disk: Arc<Disk>,
+        (disk, checkpoints): (Arc<Disk>, Arc<CheckpointFiles>),
         config: LogConfig,
         flushed: Offset,
         recovered: Recovered,
@@ -209,6 +226,8 @@ impl Log {
             topic_id,
             directory,
             disk,
+            checkpoints,
+            truncations: AtomicU64::new(0),
             config: ArcSwap::from_pointee(config),
             log_start: AtomicI64::new(recovered.log_start.0),
             log_end: AtomicI64::new(log_end.0),
@@ -243,6 +262,8 @@ impl Log {
             flushing: Mutex::new(()),
             flush_queued: AtomicBool::new(false),
             doomed: Mutex::default(),
+            unreclaimed: Mutex::new(recovered.unreclaimed),
+            reclaiming: Mutex::new(()),
         }
     }
 
@@ -349,16 +370,19 @@ impl Log {
             return Err(AppendError::OffsetOverflow(base_offset));
         }
         let config = self.config.load();
-        self.begin_epoch(epoch, base_offset)?;
-        self.roll_for(&mut writer, batch.header(), base_offset, &config, now_ms)?;
-        let (header, head) = batch.stamped(base_offset, epoch);
-        let position = self.write(&mut writer, [&head, batch.body()], &header, &config)?;
-        if position == 0 {
-            writer.first_timestamp = Some(header.max_timestamp).filter(|timestamp| *timestamp >= 0);
-            writer.first_append_ms = Some(now_ms);
+        if batch.size() as u64 > config.segment_limit() {
+            return Err(AppendError::BatchTooLargeForSegment {
+                size: batch.size(),
+                segment_bytes: config.segment_limit(),
+            });
         }
+        self.begin_epoch(epoch, base_offset)?;
+        let (header, head) = batch.stamped(base_offset, epoch);
+        let batches = std::slice::from_ref(&header);
+        self.roll_for(&mut writer, &header, &config, now_ms)?;
+        let position = self.write(&mut writer, [&head, batch.body()], batches, &config)?;
         writer.producers.record(&header, now_ms);
-        self.publish(&writer, &header, position);
+        self.publish(&writer, batches, position);
         drop(writer);
         if position == 0 && base_offset > self.log_start_offset() {
             self.request_flush();
@@ -390,12 +414,13 @@ impl Log {
         }
     }
 
-    /// Copies a batch into the active segment and indexes it; returns its position.
-    fn write(
+    /// Copies `batches`, whose bytes are `parts` together, into the active segment and indexes them;
+    /// returns the position of the first.
+    pub(crate) fn write(
         &self,
         writer: &mut Writer,
         parts: [&[u8]; 2],
-        header: &BatchHeader,
+        batches: &[BatchHeader],
         config: &LogConfig,
     ) -> Result<u64, AppendError> {
         let files = match &writer.files {
@@ -422,29 +447,35 @@ impl Log {
             .log
             .append(parts, config.bulk_append_bytes)
             .map_err(append_error)?;
-        let noted = writer.indexing.note(
-            (&files.index, &appending.times),
-            header,
-            position,
-            config.index_interval_bytes,
-        );
-        if let Err(error) = noted {
-            // An index is a hint: without the entry a look-up walks a little further.
-            tracing::warn!(partition = %self.partition, %error, "left out an index entry");
+        let mut at = position;
+        for header in batches {
+            let indexes = (&files.index, &*appending.times);
+            let noted = writer
+                .indexing
+                .note(indexes, header, at, config.index_interval_bytes);
+            if let Err(error) = noted {
+                // An index is a hint: without the entry a look-up walks a little further.
+                tracing::warn!(partition = %self.partition, %error, "left out an index entry");
+            }
+            at += header.size() as u64;
         }
         Ok(position)
     }
 
-    /// Makes a batch that has been written visible. Runs under the writer lock, so in offset order.
-    fn publish(&self, writer: &Writer, header: &BatchHeader, position: u64) {
+    /// Makes batches that have been written from `position` on visible, all at once. Runs under the
+    /// writer lock, so in offset order.
+    pub(crate) fn publish(&self, writer: &Writer, batches: &[BatchHeader], position: u64) {
+        let Some(last) = batches.last() else {
+            return;
+        };
         self.first_unstable
             .store(first_unstable(&writer.producers), Ordering::Release);
-        writer.active.publish(position + header.size() as u64);
+        let size: u64 = batches.iter().map(|header| header.size() as u64).sum();
+        writer.active.publish(position + size);
         self.tail
             .lock()
-            .push(header, position, writer.indexing.largest());
-        self.log_end
-            .store(header.next_offset().0, Ordering::Release);
+            .push(batches, position, writer.indexing.largest());
+        self.log_end.store(last.next_offset().0, Ordering::Release);
     }
 
     fn begin_epoch(&self, epoch: LeaderEpoch, base_offset: Offset) -> Result<(), AppendError> {
@@ -463,7 +494,7 @@ impl Log {
         Ok(())
     }
 
-    fn check_online(&self) -> Result<(), AppendError> {
+    pub(crate) fn check_online(&self) -> Result<(), AppendError> {
         match self.disk.offline() {
             Some(reason) => Err(AppendError::Offline(reason.to_owned())),
             None => Ok(()),
@@ -484,38 +515,28 @@ impl Log {
         self.flush_queued.store(false, Ordering::Release);
         // A failure has been reported where the directory went offline.
         let _ = self.flush_sealed();
+        self.reclaim();
     }
 
     // ---- roll --------------------------------------------------------------------------------
 
-    /// Rolls the active segment if the batch may not go into it.
-    fn roll_for(
+    /// Rolls the active segment if the batch may not go into it. The first batch of a segment, which
+    /// may always, starts the clock of `segment.ms`.
+    pub(crate) fn roll_for(
         &self,
         writer: &mut Writer,
         header: &BatchHeader,
-        base_offset: Offset,
         config: &LogConfig,
         now_ms: i64,
     ) -> Result<(), AppendError> {
-        let size = header.size() as u64;
-        let limit = config.segment_limit();
-        if size > limit {
-            return Err(AppendError::BatchTooLargeForSegment {
-                size: header.size(),
-                segment_bytes: limit,
-            });
-        }
         let held = writer.active.size();
-        if held == 0 {
-            return Ok(());
+        if held > 0 && writer.is_full_for(header, held, config, now_ms) {
+            self.roll(writer, header.base_offset)
+                .map_err(append_error)?;
         }
-        let last_offset = base_offset + i64::from(header.last_offset_delta);
-        let full = held + size > limit
-            || last_offset - writer.active.base() > i64::from(i32::MAX)
-            || writer.indexes_full()
-            || writer.age_ms(header.max_timestamp, now_ms) > config.segment_ms;
-        if full {
-            self.roll(writer, base_offset).map_err(append_error)?;
+        if writer.active.size() == 0 {
+            writer.first_timestamp = Some(header.max_timestamp).filter(|timestamp| *timestamp >= 0);
+            writer.first_append_ms = Some(now_ms);
         }
         Ok(())
     }
@@ -524,8 +545,8 @@ impl Log {
     pub(crate) fn roll(&self, writer: &mut Writer, base: Offset) -> io::Result<()> {
         let next = Arc::new(Segment::create(Arc::clone(&self.directory), base)?);
         let largest = writer.indexing.largest();
-        let sealed = std::mem::replace(&mut writer.active, Arc::clone(&next));
-        if let Some(files) = writer.files.take()
+        let (sealed, files) = writer.begin(Arc::clone(&next));
+        if let Some(files) = files
             && let Some(appending) = &files.appending
             && let Some(entry) = largest
             && let Err(error) = appending.times.append_if_later(entry)
@@ -540,9 +561,6 @@ impl Log {
             .push((base, writer.producers.encode_snapshot()));
         writer.unflushed.directory = true;
         writer.snapshot_at = Some(base);
-        writer.indexing = Indexing::new(None);
-        writer.first_timestamp = None;
-        writer.first_append_ms = None;
         self.segments.write().push(next);
         self.tail.lock().rolled(base);
         Ok(())
@@ -572,11 +590,37 @@ impl Log {
 }
 
 impl Writer {
-    fn indexes_full(&self) -> bool {
-        self.files.as_ref().is_some_and(|files| {
-            let times = files.appending.as_ref().map(|appending| &appending.times);
-            files.index.is_full() || times.is_some_and(|times| times.is_full())
-        })
+    /// Appends to the empty segment `next` from now on; returns what was appended to before.
+    pub(crate) fn begin(
+        &mut self,
+        next: Arc<Segment>,
+    ) -> (Arc<Segment>, Option<Arc<SegmentFiles>>) {
+        self.indexing = Indexing::new(None);
+        self.first_timestamp = None;
+        self.first_append_ms = None;
+        (std::mem::replace(&mut self.active, next), self.files.take())
+    }
+
+    /// Whether a batch has to go to the next segment when the active one holds `held` bytes.
+    pub(crate) fn is_full_for(
+        &self,
+        header: &BatchHeader,
+        held: u64,
+        config: &LogConfig,
+        now_ms: i64,
+    ) -> bool {
+        held + header.size() as u64 > config.segment_limit()
+            || header.last_offset() - self.active.base() > i64::from(i32::MAX)
+            || self.index_room() == Some(0)
+            || self.age_ms(header.max_timestamp, now_ms) > config.segment_ms
+    }
+
+    /// How many entries both indexes take before the segment has to be rolled; `None` before the
+    /// first append.
+    pub(crate) fn index_room(&self) -> Option<usize> {
+        let files = self.files.as_ref()?;
+        let times = files.appending.as_ref()?.times.room();
+        Some(files.index.room().min(times))
     }
 
     /// How long the active segment has been filling, ms: by the records' time where they have one.
@@ -589,7 +633,7 @@ impl Writer {
     }
 }
 
-fn append_error(error: io::Error) -> AppendError {
+pub(crate) fn append_error(error: io::Error) -> AppendError {
     if is_full(&error) {
         AppendError::DiskFull
     } else {

@@ -29,8 +29,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-pub(crate) use self::checkpoints::RECOVERY_POINTS;
-use self::checkpoints::{Checkpoints, set};
+pub(crate) use self::checkpoints::{CheckpointFiles, RECOVERY_POINTS};
 pub(crate) use self::identity::CLEAN_SHUTDOWN;
 pub use self::identity::LastStop;
 use self::identity::{claim, last_stop, lock};
@@ -113,7 +112,7 @@ pub struct LogDir {
     last_stop: LastStop,
     disk: Arc<Disk>,
     logs: Mutex<BTreeMap<TopicPartition, Arc<Log>>>,
-    checkpoints: Mutex<Checkpoints>,
+    checkpoints: Arc<CheckpointFiles>,
     /// Held for its lock.
     _lock: File,
 }
@@ -161,7 +160,7 @@ impl LogDir {
             .map_err(failed)?
             .trim()
             .to_owned();
-        let checkpoints = Checkpoints::read(path).map_err(failed)?;
+        let checkpoints = Arc::new(CheckpointFiles::read(path).map_err(failed)?);
         let last_stop = last_stop(path, &boot_id).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
@@ -171,7 +170,7 @@ impl LogDir {
             disk: Disk::start(options.free_floor_bytes, options.open_segments_max)
                 .map_err(failed)?,
             logs: Mutex::default(),
-            checkpoints: Mutex::new(checkpoints),
+            checkpoints,
             _lock: lock,
         })
     }
@@ -266,12 +265,11 @@ impl LogDir {
             log_start: Offset::ZERO,
             now_ms: 0,
         };
-        let disk = Arc::clone(&self.disk);
         let (log, _) = Log::open(
             partition.clone(),
             topic_id,
             path.clone(),
-            disk,
+            (&self.disk, &self.checkpoints),
             config,
             known,
         )
@@ -338,11 +336,8 @@ impl LogDir {
 
     fn forget_checkpoints(&self, partition: &TopicPartition) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        if checkpoints.mentions(partition) {
-            checkpoints.keep_only(|other| other != partition);
-            checkpoints.write(&self.path)?;
-        }
-        Ok(())
+        checkpoints.keep_only(|other| other != partition);
+        checkpoints.write(&self.path)
     }
 
     /// Writes recovery points, log starts and `high_watermarks` (a log that is not in it keeps its
@@ -370,24 +365,21 @@ impl LogDir {
 
     fn checkpoint(&self, logs: &[Arc<Log>], high_watermarks: &Checkpoint) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        let mut changed = false;
         for log in logs {
             let partition = log.partition();
-            let flushed = log.flushed_offset();
-            let start = log.log_start_offset().min(flushed);
-            changed |= set(&mut checkpoints.recovery_points, partition, flushed);
-            changed |= set(&mut checkpoints.log_starts, partition, start);
+            checkpoints
+                .log_starts
+                .set(partition, log.durable_log_start());
+            checkpoints
+                .recovery_points
+                .set(partition, log.recovery_point());
             if let Some(high_watermark) = high_watermarks.get(partition) {
-                changed |= set(&mut checkpoints.high_watermarks, partition, *high_watermark);
+                checkpoints.high_watermarks.set(partition, *high_watermark);
             }
         }
-        if changed {
-            checkpoints.write(&self.path)?;
-        }
+        checkpoints.write(&self.path)?;
         for log in logs {
-            if let Some(start) = checkpoints.log_starts.get(log.partition()) {
-                log.remove_doomed(*start)?;
-            }
+            log.remove_doomed(checkpoints.log_starts.get(log.partition()))?;
         }
         Ok(())
     }

@@ -88,9 +88,9 @@ impl OffsetIndex {
         (0..self.file.count()).map(|slot| self.file.get(slot).map(|raw| self.decode(&raw)))
     }
 
-    /// Whether no further entry fits.
-    pub(crate) fn is_full(&self) -> bool {
-        self.file.is_full()
+    /// How many further entries fit.
+    pub(crate) fn room(&self) -> usize {
+        self.file.room()
     }
 
     /// Cuts the file to its entries.

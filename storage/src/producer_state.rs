@@ -306,7 +306,13 @@ impl ProducerState {
         before - self.producers.len()
     }
 
-    /// Forgets everything; after a truncation the caller loads a snapshot below the cut and reads on from it.
+    /// When this node last saw a batch of any producer, ms.
+    pub(crate) fn last_seen_ms(&self) -> i64 {
+        let seen = self.producers.values().map(|producer| producer.seen_ms);
+        seen.max().unwrap_or(crate::batch::NO_TIMESTAMP)
+    }
+
+    /// Forgets everything: the log starts over.
     pub fn reset(&mut self) {
         *self = Self::default();
     }

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::batch::{BatchHeader, HEADER_LEN};
 use crate::file_slice::FileSlice;
@@ -77,15 +78,47 @@ impl Log {
         bytes_max: u32,
         one_batch_at_least: bool,
     ) -> Result<Vec<FileSlice>, ReadError> {
-        let (start, end) = (self.log_start_offset(), self.log_end_offset());
-        if from < start || from > end {
-            return Err(ReadError::OffsetOutOfRange {
-                offset: from,
-                start,
-                end,
-            });
+        self.undisturbed(|(start, end)| {
+            if from < start || from > end {
+                return Err(ReadError::OffsetOutOfRange {
+                    offset: from,
+                    start,
+                    end,
+                });
+            }
+            self.slices(from, upto.min(end), bytes_max, one_batch_at_least)
+        })
+    }
+
+    /// Looks at the log from its start to its end, and again when it was truncated meanwhile: what was
+    /// found may then be of both logs, segments and positions of the old one and offsets of the new.
+    ///
+    /// Invariant: a truncation changes the list of segments, the tail, the epochs and the ends of the log
+    /// under the lock of the list, and counts up under it too.
+    fn undisturbed<T>(
+        &self,
+        look: impl Fn((Offset, Offset)) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        loop {
+            let (truncations, ends) = {
+                let _list = self.segments.read();
+                let ends = (self.log_start_offset(), self.log_end_offset());
+                (self.truncations.load(Ordering::Acquire), ends)
+            };
+            let found = look(ends);
+            if self.truncations.load(Ordering::Acquire) == truncations {
+                return found;
+            }
         }
-        let upto = upto.min(end);
+    }
+
+    fn slices(
+        &self,
+        from: Offset,
+        upto: Offset,
+        bytes_max: u32,
+        one_batch_at_least: bool,
+    ) -> Result<Vec<FileSlice>, ReadError> {
         let mut slices = Vec::new();
         let mut budget = u64::from(bytes_max);
         let mut next = from;
@@ -215,7 +248,15 @@ impl Log {
         timestamp: i64,
         upto: Offset,
     ) -> Result<Option<TimestampOffset>, ReadError> {
-        let start = self.log_start_offset();
+        self.undisturbed(|(start, end)| self.find_timestamp(timestamp, start, upto.min(end)))
+    }
+
+    fn find_timestamp(
+        &self,
+        timestamp: i64,
+        start: Offset,
+        upto: Offset,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
         for segment in self.all_segments() {
             if segment.base() >= upto || segment.next_base().is_some_and(|next| next <= start) {
                 continue;
@@ -241,6 +282,10 @@ impl Log {
     /// # Errors
     /// [`ReadError`].
     pub fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
+        self.undisturbed(|(_, end)| self.find_max_timestamp(end))
+    }
+
+    fn find_max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
         let mut best: Option<(Arc<Segment>, TimeEntry)> = None;
         for segment in self.all_segments() {
             if let Some(entry) = self.largest_timestamp(&segment)?
@@ -254,7 +299,6 @@ impl Log {
         let Some((segment, entry)) = best else {
             return Ok(None);
         };
-        let end = self.log_end_offset();
         self.search(&segment, entry.offset, end, |record| {
             record.timestamp >= entry.timestamp
         })
@@ -263,6 +307,8 @@ impl Log {
     /// Largest epoch of this log up to `epoch`, and the offset it ended at (KIP-101).
     #[must_use]
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        // A truncation changes both under the lock of the list.
+        let _list = self.segments.read();
         let end = self.log_end_offset();
         self.epochs.lock().cache.end_offset_for(epoch, end)
     }

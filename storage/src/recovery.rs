@@ -29,12 +29,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use self::indexes::rebuild_indexes;
+pub(crate) use self::scan::HeaderReader;
 use self::scan::Scan;
 use crate::Offset;
+use crate::checkpoint;
 use crate::leader_epochs::LeaderEpochCache;
 use crate::producer_state::ProducerState;
+use crate::restart::{RESTART, void_small_files};
 use crate::segment::{
-    DELETED, Directory, Indexing, LOG, SNAPSHOT, Segment, SegmentError, file_name,
+    DELETED, Directory, INDEX, Indexing, LOG, SNAPSHOT, Segment, SegmentError, TIME_INDEX,
+    file_name,
 };
 
 /// Name of the leader epoch checkpoint.
@@ -55,6 +59,8 @@ pub struct Recovery {
     pub set_aside: Vec<PathBuf>,
     /// Why the log ended before its files did, if it did.
     pub ended_by: Option<String>,
+    /// Bytes that truncations had cut off and that were not given back yet.
+    pub superseded_bytes: u64,
 }
 
 /// Why a log cannot be opened. It is left as it is.
@@ -101,6 +107,10 @@ pub(crate) struct Recovered {
     pub(crate) segments: Vec<Arc<Segment>>,
     /// How many of them, from the end, hold bytes past the recovery point.
     pub(crate) unflushed: usize,
+    /// Those whose files go on after their last batch with what a truncation cut off.
+    pub(crate) unreclaimed: Vec<Arc<Segment>>,
+    /// The log was to start over here, and does now: this is to be checkpointed.
+    pub(crate) restarted_at: Option<Offset>,
     pub(crate) log_start: Offset,
     pub(crate) log_end: Offset,
     pub(crate) epochs: LeaderEpochCache,
@@ -123,6 +133,9 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(directory: &Directory, known: Known) -> Result<Recovered, OpenError> {
     let path = directory.read().clone();
     let listing = Listing::read(&path)?;
+    if let Some(at) = listing.restart {
+        return restart(directory, &path, &listing, at, known);
+    }
     let Some(&(first, _)) = listing.segments.first() else {
         return recover_empty(directory, &path, known);
     };
@@ -184,6 +197,8 @@ fn recover_empty(directory: &Directory, path: &Path, known: Known) -> Result<Rec
     Ok(Recovered {
         segments: vec![Arc::new(segment)],
         unflushed: 1,
+        unreclaimed: Vec::new(),
+        restarted_at: None,
         log_start: known.log_start,
         log_end: known.log_start,
         epochs: read_epochs(path)?,
@@ -196,12 +211,61 @@ fn recover_empty(directory: &Directory, path: &Path, known: Known) -> Result<Rec
     })
 }
 
+/// Goes on where [`Log::restart_at`](crate::Log::restart_at) was interrupted: the log is empty.
+fn restart(
+    directory: &Directory,
+    path: &Path,
+    listing: &Listing,
+    at: Offset,
+    known: Known,
+) -> Result<Recovered, OpenError> {
+    for &(base, _) in &listing.segments {
+        for suffix in [LOG, INDEX, TIME_INDEX] {
+            remove_if_there(&path.join(file_name(base, suffix)))?;
+        }
+    }
+    void_small_files(path)?;
+    let known = Known {
+        recovery_point: at,
+        log_start: at,
+        ..known
+    };
+    let empty = recover_empty(directory, path, known)?;
+    // The new segment is there before the decision for it goes.
+    checkpoint::sync_directory(path)?;
+    Ok(Recovered {
+        restarted_at: Some(at),
+        ..empty
+    })
+}
+
+/// Offsets of the producer snapshots in `directory`, ascending.
+pub(crate) fn snapshots_in(directory: &Path) -> io::Result<Vec<Offset>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        if let Some((offset, SNAPSHOT)) = entry?.file_name().to_str().and_then(numbered) {
+            found.push(offset);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The offset and the suffix of a name that [`file_name`] made.
+fn numbered(name: &str) -> Option<(Offset, &str)> {
+    let (stem, suffix) = name.split_once('.')?;
+    let offset = stem.parse().ok().filter(|_| stem.len() == 20)?;
+    Some((Offset(offset), suffix))
+}
+
 /// The names in a partition directory that mean something.
 struct Listing {
     /// Base offset and bytes of each `.log`, ascending.
     segments: Vec<(Offset, u64)>,
     /// Offsets of the producer snapshots, ascending.
     snapshots: Vec<Offset>,
+    /// Where the log is to start over.
+    restart: Option<Offset>,
 }
 
 impl Listing {
@@ -210,21 +274,19 @@ impl Listing {
         let mut listing = Self {
             segments: Vec::new(),
             snapshots: Vec::new(),
+            restart: None,
         };
         for entry in fs::read_dir(path)? {
             let entry = entry?;
             let name = entry.file_name();
-            let Some((stem, suffix)) = name.to_str().and_then(|name| name.split_once('.')) else {
+            let Some(name) = name.to_str() else {
                 continue;
             };
-            let base = (stem.len() == 20)
-                .then(|| stem.parse::<i64>().ok())
-                .flatten()
-                .map(Offset);
-            match (base, suffix) {
-                (Some(base), LOG) => listing.segments.push((base, entry.metadata()?.len())),
-                (Some(base), SNAPSHOT) => listing.snapshots.push(base),
-                (_, suffix) if suffix.ends_with(DELETED) || suffix.ends_with("tmp") => {
+            match numbered(name) {
+                Some((base, LOG)) => listing.segments.push((base, entry.metadata()?.len())),
+                Some((at, SNAPSHOT)) => listing.snapshots.push(at),
+                Some((at, RESTART)) => listing.restart = Some(at),
+                _ if name.ends_with(&format!(".{DELETED}")) || name.ends_with(".tmp") => {
                     fs::remove_file(entry.path())?;
                 }
                 _ => {}
@@ -254,7 +316,7 @@ fn cut_file(path: &Path, len: u64) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.set_len(len)
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

@@ -13,11 +13,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::Offset;
-use crate::background::Job;
-use crate::checkpoint;
 use crate::config::LogConfig;
 use crate::flush::FlushError;
 use crate::log::{AppendError, Log};
@@ -138,10 +135,14 @@ impl Log {
                 high_watermark,
             });
         }
-        if offset > self.flushed_offset() {
-            self.flush()?;
+        if offset > self.log_start_offset() {
+            if offset > self.flushed_offset() {
+                self.flush()?;
+            }
+            let _writer = self.writer.lock();
+            // The log may have been truncated since.
+            self.move_log_start(offset.min(self.log_end_offset()));
         }
-        self.move_log_start(offset);
         loop {
             let oldest = Arc::clone(&self.segments.read()[0]);
             if oldest
@@ -162,21 +163,21 @@ impl Log {
 
     /// Renames away the files of removed segments, now that `checkpointed` is on disk as the log start.
     pub(crate) fn remove_doomed(&self, checkpointed: Offset) -> io::Result<()> {
-        let covered = |segment: &mut Arc<Segment>| {
-            segment.next_base().is_some_and(|next| next <= checkpointed)
-        };
-        let doomed: Vec<_> = self.doomed.lock().extract_if(.., covered).collect();
+        let covered =
+            |segment: &Arc<Segment>| segment.next_base().is_some_and(|next| next <= checkpointed);
+        // They stay in the list until they are renamed: a restart of the log must find them.
+        let mut doomed = self.doomed.lock().clone();
+        doomed.retain(covered);
         if doomed.is_empty() {
             return Ok(());
         }
-        let delay = Duration::from_millis(self.config().file_delete_delay_ms);
-        for segment in doomed {
-            segment.close_unless_appending();
-            for path in segment.rename_deleted()? {
-                self.disk.background().submit(Job::Remove { path, delay });
-            }
+        for segment in &doomed {
+            self.delete_files(segment)?;
         }
-        checkpoint::sync_directory(&self.directory.read())
+        self.doomed
+            .lock()
+            .retain(|segment| !doomed.iter().any(|gone| Arc::ptr_eq(gone, segment)));
+        self.sync_directory()
     }
 
     fn check_retainable(&self) -> Result<(), RetainError> {
@@ -235,18 +236,24 @@ impl Log {
         }
     }
 
-    /// Takes `oldest` out of the log, unless another thread has; says whether it did.
+    /// Takes `oldest` out of the log, unless another thread has; says whether it did. Under the writer
+    /// lock, as everything that changes the list: a truncation is not to see it change.
     fn take_oldest(&self, oldest: &Arc<Segment>) -> Result<bool, RetainError> {
+        let _writer = self.writer.lock();
+        let mut segments = self.segments.write();
         let Some(next) = oldest.next_base() else {
             return Ok(false);
         };
-        self.move_log_start(next);
-        let mut segments = self.segments.write();
         if !Arc::ptr_eq(&segments[0], oldest) {
             return Ok(false);
         }
+        self.move_log_start(next);
         segments.remove(0);
         self.doomed.lock().push(Arc::clone(oldest));
+        drop(segments);
+        self.unreclaimed
+            .lock()
+            .retain(|segment| !Arc::ptr_eq(segment, oldest));
         Ok(true)
     }
 

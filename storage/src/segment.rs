@@ -7,7 +7,7 @@
 //! then on closes when others need its place (see [`crate::open_segments`]).
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -73,6 +73,8 @@ pub(crate) struct Segment {
     /// Largest timestamp, once sealed and asked for.
     largest: OnceLock<Option<TimeEntry>>,
     files: Mutex<Option<Arc<SegmentFiles>>>,
+    /// The log has let go of it, and its paths may be another segment's by now. Set under `files`.
+    retired: AtomicBool,
     used: AtomicBool,
 }
 
@@ -167,6 +169,7 @@ impl Segment {
             next_base: AtomicI64::new(next_base.map_or(i64::MAX, |offset| offset.0)),
             largest: OnceLock::new(),
             files: Mutex::default(),
+            retired: AtomicBool::new(false),
             used: AtomicBool::new(false),
         }
     }
@@ -245,6 +248,7 @@ impl Segment {
             }
             return Ok(Arc::clone(files));
         }
+        self.check_in_use()?;
         let log = Arc::new(File::open(self.path(LOG))?);
         let index = match OffsetIndex::open_sealed(&self.path(INDEX), self.base) {
             Ok(index) => index,
@@ -332,8 +336,11 @@ impl Segment {
         for suffix in [LOG, INDEX, TIME_INDEX] {
             match File::open(self.path(suffix)) {
                 Ok(file) => file.sync_data()?,
-                // The indexes of a segment that was never appended to do not exist.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && suffix != LOG => {}
+                // The indexes of a segment that was never appended to do not exist; what the log has let
+                // go of need not be durable.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && (suffix != LOG || self.is_retired()) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -467,13 +474,17 @@ impl Segment {
         Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// Renames the files out of the way and returns the new paths. The `.log` goes first: without
-    /// it the others are leftovers that a start removes.
+    /// Renames the files out of the way, unless that was done, and returns the new paths. The `.log`
+    /// goes first: without it the others are leftovers that a start removes.
     ///
     /// # Errors
     /// rename(2).
     pub(crate) fn rename_deleted(&self) -> io::Result<Vec<PathBuf>> {
+        let mut files = self.files.lock();
         let mut renamed = Vec::new();
+        if self.is_retired() {
+            return Ok(renamed);
+        }
         for suffix in [LOG, INDEX, TIME_INDEX, SNAPSHOT] {
             let from = self.path(suffix);
             let to = with_suffix(&from, DELETED);
@@ -483,7 +494,87 @@ impl Segment {
                 Err(error) => return Err(error),
             }
         }
+        self.retired.store(true, Ordering::Release);
+        *files = None;
         Ok(renamed)
+    }
+
+    /// The first `size` bytes of this segment, which `next_base` follows, as a segment that takes its
+    /// place: see [`Self::retire`]. The file stays as it is.
+    pub(crate) fn cut(&self, size: u64, next_base: Offset) -> Self {
+        let directory = Arc::clone(&self.directory);
+        Self::new(directory, self.base, size, Some(next_base))
+    }
+
+    /// Lets go of the paths, which another segment has from now on. The indexes go: what they know
+    /// of batches that were cut off is wrong for it.
+    pub(crate) fn retire(&self) {
+        let mut files = self.files.lock();
+        self.retired.store(true, Ordering::Release);
+        *files = None;
+        for suffix in [INDEX, TIME_INDEX] {
+            let path = self.path(suffix);
+            // One that stays sends no reader astray, see `Self::locate`.
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an index");
+            }
+        }
+    }
+
+    /// Replaces a `.log` that goes on after the segment's last batch by a copy that does not, unless
+    /// the log has let go of the segment meanwhile. Says how many bytes that gave back. It is durable
+    /// after the next fsync of the directory.
+    ///
+    /// # Errors
+    /// `StorageFull` without room for the copy; read(2), write(2), fsync(2), rename(2).
+    pub(crate) fn shrink(&self, disk: &Disk) -> io::Result<Option<u64>> {
+        // Held while names are used, not while bytes are copied: the partition may be deleted meanwhile.
+        let names = |directory: &Path| {
+            let path = directory.join(file_name(self.base, LOG));
+            (with_suffix(&path, "tmp"), path)
+        };
+        let (source, mut copy) = {
+            let directory = self.directory.read();
+            let (copy, path) = names(&directory);
+            if self.is_retired() {
+                return Ok(None);
+            }
+            (File::open(path)?, File::create(copy)?)
+        };
+        let before = source.metadata()?.len();
+        disk.reserve(&copy, self.size())?;
+        let copied = io::copy(&mut source.take(self.size()), &mut copy)?;
+        if copied < self.size() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        copy.sync_all()?;
+        disk.step();
+        let mut files = self.files.lock();
+        let directory = self.directory.read();
+        let (copy, path) = names(&directory);
+        if self.is_retired() {
+            fs::remove_file(copy)?;
+            return Ok(None);
+        }
+        fs::rename(copy, path)?;
+        // Who reads next opens the copy.
+        *files = None;
+        Ok(Some(before - copied))
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// # Errors
+    /// `NotFound` when the log has let go of the segment.
+    fn check_in_use(&self) -> io::Result<()> {
+        match self.is_retired() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(()),
+        }
     }
 
     /// Whether it was read since the last call.
@@ -503,6 +594,7 @@ impl Segment {
     }
 
     fn rebuild(&self, log: &File, reason: &str) -> Result<(), SegmentError> {
+        self.check_in_use()?;
         let path = self.path(INDEX);
         tracing::warn!(path = %path.display(), reason, "rebuilding the indexes of a segment");
         recovery::rebuild_indexes(self, log)

@@ -41,20 +41,29 @@ impl Tail {
         }
     }
 
-    /// A batch has been appended at `position`; `largest` is the segment's largest timestamp now.
-    pub(crate) fn push(&mut self, header: &BatchHeader, position: u64, largest: Option<TimeEntry>) {
-        if self.recent.len() == RECENT_MAX {
-            self.recent.pop_front();
+    /// `batches` have been appended from `position` on; `largest` is the segment's largest timestamp
+    /// now.
+    pub(crate) fn push(
+        &mut self,
+        batches: &[BatchHeader],
+        mut position: u64,
+        largest: Option<TimeEntry>,
+    ) {
+        for header in batches {
+            if self.recent.len() == RECENT_MAX {
+                self.recent.pop_front();
+            }
+            let size = header.size() as u64;
+            self.recent.push_back(Located {
+                base_offset: header.base_offset,
+                last_offset: header.last_offset(),
+                position,
+                size,
+            });
+            self.end_offset = header.next_offset();
+            position += size;
+            self.end_position = position;
         }
-        let size = header.size() as u64;
-        self.recent.push_back(Located {
-            base_offset: header.base_offset,
-            last_offset: header.last_offset(),
-            position,
-            size,
-        });
-        self.end_offset = header.next_offset();
-        self.end_position = position + size;
         self.largest = largest;
     }
 

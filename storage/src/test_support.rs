@@ -58,6 +58,13 @@ pub(crate) fn append(log: &Log, bytes: &[u8]) -> Appended {
     log.append(&batch, EPOCH, 0).unwrap()
 }
 
+/// A batch as a leader of `epoch` has stored it at `base_offset`.
+pub(crate) fn stamped(bytes: &[u8], base_offset: i64, epoch: i32) -> Vec<u8> {
+    let valid = validate(bytes, &rules(), 0).unwrap();
+    let (_, head) = valid.stamped(Offset(base_offset), LeaderEpoch(epoch));
+    [&head, valid.body()].concat()
+}
+
 /// Small segments, so that a few batches make many.
 pub(crate) fn small_segments() -> LogConfig {
     LogConfig {

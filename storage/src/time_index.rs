@@ -101,9 +101,10 @@ impl TimeIndex {
         (0..self.file.count()).map(|slot| self.file.get(slot).map(|raw| self.decode(&raw)))
     }
 
-    /// Whether the segment has to be rolled: one entry is kept free for the closing one.
-    pub(crate) fn is_full(&self) -> bool {
-        self.file.is_nearly_full()
+    /// How many further entries fit before the segment has to be rolled: one is kept free for the
+    /// closing one.
+    pub(crate) fn room(&self) -> usize {
+        self.file.room().saturating_sub(1)
     }
 
     /// Cuts the file to its entries.

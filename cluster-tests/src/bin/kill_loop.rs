@@ -10,7 +10,8 @@ fn main() -> Result<()> {
         Some(text) => text.parse().context("COUNT must be a number")?,
         None => 100,
     };
-    let report = cluster_tests::crashes::kill_under_load(count, cluster_tests::crashes::seed()?)?;
+    let report =
+        cluster_tests::trials::crashes::kill_under_load(count, cluster_tests::trials::seed()?)?;
     let mut ready = report.ready_after;
     ready.sort_unstable();
     println!(

@@ -1,4 +1,8 @@
-//! `real_clients [COUNT]`: starts one node and lets every real Kafka client whose toolchain is installed work on it.
+//! `real_clients [COUNT] [--nodes N]`: starts N nodes (one) and lets every real Kafka client whose toolchain is installed
+//! work on them.
+//!
+//! With several nodes each client is given another one as its only bootstrap server, so all of them are tried. Clients write
+//! with acks=all, and topics have the cluster's replication factor unless the client asks for another.
 //!
 //! Each `cluster-tests/clients/NAME/run` is given a directory to keep its packages in, the bootstrap address and COUNT
 //! (default 100,000 records per codec). Exit status 0: everything came back identical and in order; 77: its toolchain is
@@ -10,24 +14,43 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
+use cluster_tests::trials::DEADLINE;
 use cluster_tests::{Cluster, Options};
 
 /// What a `run` script exits with when its toolchain is missing; Automake's convention for a skipped test.
 const SKIPPED: i32 = 77;
 
+#[derive(Parser)]
+struct Arguments {
+    /// Records per codec
+    #[arg(default_value_t = 100_000)]
+    count: u64,
+    /// Nodes to start
+    #[arg(long, default_value_t = 1)]
+    nodes: u8,
+}
+
 fn main() -> Result<()> {
-    let count = std::env::args().nth(1).unwrap_or_else(|| "100000".into());
+    let arguments = Arguments::parse();
+    let count = arguments.count.to_string();
     let mut cluster = None;
-    let bootstrap = match std::env::var("KITTIWAKE_BOOTSTRAP") {
-        Ok(bootstrap) => bootstrap,
+    let servers = match std::env::var("KITTIWAKE_BOOTSTRAP") {
+        Ok(bootstrap) => vec![bootstrap],
         Err(_) => {
-            let options = Options::nodes(1).config("num.partitions", 4);
-            cluster.insert(Cluster::with(options)?).bootstrap()
+            let options = Options::nodes(arguments.nodes).config("num.partitions", 4);
+            let cluster = cluster.insert(Cluster::with(options)?);
+            cluster
+                .nodes()
+                .map(|node| node.kafka().to_string())
+                .collect()
         }
     };
+    let mut servers = servers.iter().cycle();
     let keep = keep_directory()?;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for script in scripts()? {
+        let bootstrap = servers.next().context("no node to bootstrap from")?;
         let name = script
             .parent()
             .and_then(Path::file_name)
@@ -59,7 +82,8 @@ fn main() -> Result<()> {
         }
     }
     if let Some(mut cluster) = cluster {
-        cluster.node(0).terminate()?;
+        cluster.wait_in_sync(DEADLINE)?;
+        cluster.terminate_all()?;
         cluster.check_logs()?;
     }
     println!("{passed} passed, {failed} failed, {skipped} skipped");

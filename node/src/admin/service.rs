@@ -1,20 +1,21 @@
 //! What `kittiwake.admin.v1` does.
 
-use std::collections::BTreeMap;
 use std::slice;
 use std::sync::Arc;
 
 use kittiwake_proto::kittiwake::admin::v1 as proto;
 use kittiwake_proto::kittiwake::admin::v1::admin_server::Admin;
-use kittiwake_raft::image::{self, ClusterImage};
-use kittiwake_raft::{BrokerId, ConfigResource, Topic};
+use kittiwake_raft::{BrokerId, ConfigResource, Partition, Topic};
 use tonic::{Request, Response, Status};
 
 use super::status::status;
+use super::{cluster, partitions, quorum};
 use crate::api::ErrorCode;
 use crate::broker::Broker;
 use crate::controller::Refusal;
 use crate::controller::configs::{self, Alteration, KeyChange, Operation};
+use crate::controller::nodes;
+use crate::controller::partitions::evacuate_node;
 use crate::controller::topics::{self, GrowthSpec, TopicRef, TopicSpec, is_internal};
 use crate::coordinator::{
     GroupError, GroupListing, MemberDescription, OFFSETS_TOPIC, OffsetDescription,
@@ -22,7 +23,7 @@ use crate::coordinator::{
 
 /// Administration of the cluster by way of this node.
 #[derive(Debug)]
-pub(super) struct AdminService {
+pub(crate) struct AdminService {
     broker: Arc<Broker>,
 }
 
@@ -42,12 +43,7 @@ impl AdminService {
         }
     }
 
-    fn partition(
-        &self,
-        topic: &Topic,
-        index: i32,
-        partition: &image::Partition,
-    ) -> proto::Partition {
+    fn partition(&self, topic: &Topic, index: i32, partition: &Partition) -> proto::Partition {
         let local = self.broker.partitions.get(&topic.name, index).ok();
         proto::Partition {
             index,
@@ -58,6 +54,11 @@ impl AdminService {
             log_start_offset: local.as_ref().map(|local| local.log_start_offset().0),
             high_watermark: local.as_ref().map(|local| local.high_watermark().0),
             size_bytes: local.as_ref().map(|local| local.log().size_bytes()),
+            elr: ids(&partition.elr),
+            partition_epoch: partition.partition_epoch.0,
+            last_known_leader: partition.last_known_leader.map(|id| id.0),
+            adding: ids(&partition.adding),
+            removing: ids(&partition.removing),
         }
     }
 }
@@ -68,13 +69,81 @@ impl Admin for AdminService {
         &self,
         _: Request<proto::GetClusterStatusRequest>,
     ) -> Answer<proto::GetClusterStatusResponse> {
-        let image = self.broker.image();
-        let controller = self.broker.quorum.controller().map(|id| id.0);
-        Ok(Response::new(cluster_status(
-            &image,
-            self.broker.node_id.0,
-            controller,
-        )))
+        let mut status = cluster::status(&self.broker.image(), self.broker.node_id.0);
+        status.controller = self.broker.quorum.controller().map(|id| id.0);
+        status.quorum = Some(quorum::ask_controller(&self.broker).await);
+        Ok(Response::new(status))
+    }
+
+    async fn get_quorum(
+        &self,
+        _: Request<proto::GetQuorumRequest>,
+    ) -> Answer<proto::GetQuorumResponse> {
+        Ok(Response::new(quorum::as_seen(&self.broker)))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<proto::DrainNodeRequest>,
+    ) -> Answer<proto::DrainNodeResponse> {
+        let proto::DrainNodeRequest { node_id, undo } = request.into_inner();
+        let leads = nodes::drain(&self.broker, BrokerId(node_id), !undo).await;
+        let leads = count(leads.map_err(not_done)?);
+        Ok(Response::new(proto::DrainNodeResponse { leads }))
+    }
+
+    async fn evacuate_node(
+        &self,
+        request: Request<proto::EvacuateNodeRequest>,
+    ) -> Answer<proto::EvacuateNodeResponse> {
+        let node = BrokerId(request.into_inner().node_id);
+        let moving = evacuate_node(&self.broker, node).await;
+        let moving = count(moving.map_err(not_done)?);
+        Ok(Response::new(proto::EvacuateNodeResponse { moving }))
+    }
+
+    async fn add_voter(
+        &self,
+        request: Request<proto::AddVoterRequest>,
+    ) -> Answer<proto::AddVoterResponse> {
+        let node = BrokerId(request.into_inner().node_id);
+        let added = nodes::add_voter(&self.broker, node).await;
+        added.map_err(not_done)?;
+        Ok(Response::new(proto::AddVoterResponse {}))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<proto::RemoveNodeRequest>,
+    ) -> Answer<proto::RemoveNodeResponse> {
+        let node = BrokerId(request.into_inner().node_id);
+        let removed = nodes::remove(&self.broker, node).await;
+        removed.map_err(not_done)?;
+        Ok(Response::new(proto::RemoveNodeResponse {}))
+    }
+
+    async fn elect_leaders(
+        &self,
+        request: Request<proto::ElectLeadersRequest>,
+    ) -> Answer<proto::ElectLeadersResponse> {
+        let elected = partitions::elect_leaders(&self.broker, request.into_inner()).await?;
+        Ok(Response::new(elected))
+    }
+
+    async fn alter_reassignments(
+        &self,
+        request: Request<proto::AlterReassignmentsRequest>,
+    ) -> Answer<proto::AlterReassignmentsResponse> {
+        let altered = partitions::alter_reassignments(&self.broker, request.into_inner()).await;
+        Ok(Response::new(altered))
+    }
+
+    async fn list_reassignments(
+        &self,
+        _: Request<proto::ListReassignmentsRequest>,
+    ) -> Answer<proto::ListReassignmentsResponse> {
+        let listed = partitions::list_reassignments(&self.broker.image());
+        Ok(Response::new(listed))
     }
 
     async fn list_topics(
@@ -256,7 +325,11 @@ fn only<T>(results: Vec<Result<T, Refusal>>) -> Result<T, Status> {
     let result = results.into_iter().next();
     let result =
         result.ok_or_else(|| status(ErrorCode::UnknownServerError, "the command had no result"))?;
-    result.map_err(|refusal| status(refusal.code, refusal.message))
+    result.map_err(not_done)
+}
+
+fn not_done(refusal: Refusal) -> Status {
+    status(refusal.code, refusal.message)
 }
 
 /// Kafka's replication factors are 16-bit numbers.
@@ -291,12 +364,12 @@ fn unknown_topic(name: &str) -> Status {
     )
 }
 
-fn ids(brokers: &[BrokerId]) -> Vec<i32> {
+pub(super) fn ids(brokers: &[BrokerId]) -> Vec<i32> {
     brokers.iter().map(|id| id.0).collect()
 }
 
 /// Counts fit: a cluster has far fewer of anything.
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
@@ -312,58 +385,5 @@ fn summary(topic: &Topic) -> proto::TopicSummary {
                 .map_or(0, |first| first.replicas.len()),
         ),
         internal: is_internal(&topic.name),
-    }
-}
-
-fn cluster_status(
-    image: &ClusterImage,
-    node_id: i32,
-    controller: Option<i32>,
-) -> proto::GetClusterStatusResponse {
-    let (mut leads, mut replicas) = (
-        BTreeMap::<BrokerId, u32>::new(),
-        BTreeMap::<BrokerId, u32>::new(),
-    );
-    let (mut partitions, mut under_replicated, mut offline) = (0, 0, 0);
-    for partition in image.topics().flat_map(|topic| &topic.partitions) {
-        partitions += 1;
-        under_replicated += u32::from(partition.isr.len() < partition.replicas.len());
-        match partition.leader {
-            Some(leader) => *leads.entry(leader).or_default() += 1,
-            None => offline += 1,
-        }
-        for replica in &partition.replicas {
-            *replicas.entry(*replica).or_default() += 1;
-        }
-    }
-    let of = |counts: &BTreeMap<BrokerId, u32>, id| counts.get(&id).copied().unwrap_or_default();
-    let node = |broker: &image::Broker| proto::Node {
-        id: broker.id.0,
-        epoch: broker.epoch.0,
-        endpoints: broker.endpoints.iter().map(endpoint).collect(),
-        rack: broker.rack.clone(),
-        fenced: broker.fenced,
-        draining: broker.draining,
-        leads: of(&leads, broker.id),
-        replicas: of(&replicas, broker.id),
-    };
-    proto::GetClusterStatusResponse {
-        cluster_id: image.cluster_id.to_string(),
-        node_id,
-        controller,
-        metadata_offset: image.offset,
-        nodes: image.brokers.values().map(|broker| node(broker)).collect(),
-        topics: count(image.topic_count()),
-        partitions,
-        under_replicated_partitions: under_replicated,
-        offline_partitions: offline,
-    }
-}
-
-fn endpoint(endpoint: &image::Endpoint) -> proto::Endpoint {
-    proto::Endpoint {
-        listener: endpoint.listener.clone(),
-        host: endpoint.host.clone(),
-        port: endpoint.port.into(),
     }
 }

@@ -27,6 +27,10 @@ fn grpc_code(code: ErrorCode) -> Code {
         E::PolicyViolation
         | E::TopicDeletionDisabled
         | E::NonEmptyGroup
+        | E::ElectionNotNeeded
+        | E::PreferredLeaderNotAvailable
+        | E::EligibleLeadersNotAvailable
+        | E::NoReassignmentInProgress
         | E::BrokerIdNotRegistered => Code::FailedPrecondition,
         E::TopicAuthorizationFailed
         | E::GroupAuthorizationFailed

@@ -5,14 +5,16 @@
 //! response but a closed connection is not an answered one.
 
 use kafka_wire::{
-    AlterConfigsResponse, ApiVersionsResponse, CreatePartitionsResponse, CreateTopicsResponse,
-    DeleteGroupsResponse, DeleteRecordsResponse, DeleteTopicsResponse, DescribeClusterResponse,
-    DescribeConfigsResponse, DescribeGroupsResponse, DescribeLogDirsResponse,
-    DescribeTopicPartitionsResponse, FindCoordinatorResponse, HeartbeatResponse,
+    AlterConfigsResponse, AlterPartitionReassignmentsResponse, ApiVersionsResponse,
+    CreatePartitionsResponse, CreateTopicsResponse, DeleteGroupsResponse, DeleteRecordsResponse,
+    DeleteTopicsResponse, DescribeClusterResponse, DescribeConfigsResponse, DescribeGroupsResponse,
+    DescribeLogDirsResponse, DescribeQuorumResponse, DescribeTopicPartitionsResponse,
+    ElectLeadersResponse, FindCoordinatorResponse, HeartbeatResponse,
     IncrementalAlterConfigsResponse, InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse,
-    ListConfigResourcesResponse, ListGroupsResponse, ListOffsetsResponse, MetadataResponse,
-    OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchResponse, OffsetForLeaderEpochResponse,
-    ProduceResponse, SyncGroupResponse,
+    ListConfigResourcesResponse, ListGroupsResponse, ListOffsetsResponse,
+    ListPartitionReassignmentsResponse, MetadataResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
+    SyncGroupResponse, UnregisterBrokerResponse,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -102,9 +104,14 @@ error_codes! {
     DescribeLogDirsResponse: (), (results);
     CreatePartitionsResponse: (results);
     DeleteGroupsResponse: (results);
+    ElectLeadersResponse: (), (replica_election_results partition_result);
     IncrementalAlterConfigsResponse: (responses);
+    AlterPartitionReassignmentsResponse: (), (responses partitions);
+    ListPartitionReassignmentsResponse: ();
     OffsetDeleteResponse: (), (topics partitions);
+    DescribeQuorumResponse: (), (topics partitions);
     DescribeClusterResponse: ();
+    UnregisterBrokerResponse: ();
     ListConfigResourcesResponse: ();
     DescribeTopicPartitionsResponse: (topics), (topics partitions);
 }

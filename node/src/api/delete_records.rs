@@ -1,13 +1,17 @@
 //! DeleteRecords 0–2 (KIP-107): the log start moves up to an offset, −1 being the high watermark; what lies below is gone
 //! for consumers at once and from the disk by segments.
 //!
-//! Answered when the new log start is durable; the low watermark is the new log start. Above the high watermark:
+//! Answered when the new log start is durable here and every in-sync follower has followed it: the low watermark is the
+//! smallest log start of them all. Not within `timeout_ms`: REQUEST_TIMED_OUT. Above the high watermark:
 //! OFFSET_OUT_OF_RANGE. Not up to retention but to the operator, so it does not ask for `cleanup.policy`; internal topics
 //! are refused (INVALID_TOPIC_EXCEPTION), because their coordinators would lose state.
 
 use kafka_wire::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
 use kafka_wire::{DeleteRecordsRequest, DeleteRecordsResponse};
 use kittiwake_storage::Offset;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 use tracing::error;
 
 use super::{ErrorCode, RequestContext};
@@ -23,6 +27,8 @@ pub(crate) async fn handle(
     _version: i16,
 ) -> DeleteRecordsResponse {
     let mut response = DeleteRecordsResponse::default();
+    let wait = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let deadline = Instant::now() + wait;
     for topic in request.topics {
         let mut answer = DeleteRecordsTopicResult::default();
         for wanted in topic.partitions {
@@ -33,6 +39,7 @@ pub(crate) async fn handle(
                 &topic.name,
                 wanted.partition_index,
                 wanted.offset,
+                deadline,
             )
             .await
             {
@@ -55,6 +62,7 @@ async fn delete(
     topic: &str,
     index: i32,
     before: i64,
+    deadline: Instant,
 ) -> Result<Offset, ErrorCode> {
     if is_internal(topic) {
         return Err(ErrorCode::InvalidTopicException);
@@ -65,9 +73,16 @@ async fn delete(
     } else {
         Offset(before)
     };
-    let deleting = tokio::task::spawn_blocking(move || partition.delete_records(before));
-    deleting.await.unwrap_or_else(|fault| {
+    let deleted = {
+        let partition = Arc::clone(&partition);
+        tokio::task::spawn_blocking(move || partition.delete_records(before)).await
+    };
+    let start = deleted.unwrap_or_else(|fault| {
         error!(%topic, partition = index, %fault, "cannot delete records");
         Err(ErrorCode::UnknownServerError)
-    })
+    })?;
+    let followed = partition.low_watermark_reaches(start);
+    timeout_at(deadline, followed)
+        .await
+        .unwrap_or(Err(ErrorCode::RequestTimedOut))
 }

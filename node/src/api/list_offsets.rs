@@ -5,7 +5,9 @@
 //! −6 (v11+) earliest pending upload. Nothing is tiered here: −4 is the log start, −5 and −6 find nothing. A special
 //! value in a version too old for it is UNSUPPORTED_VERSION. No match is offset −1 without an error.
 //!
-//! Only what is below the high watermark is answered. A lookup by time reads indexes and headers from disk, on the
+//! Only what is below the high watermark is answered. A new leader that does not know yet how far the one before it had
+//! committed answers OFFSET_NOT_AVAILABLE (v5+, else LEADER_NOT_AVAILABLE) rather than an offset that goes back (KIP-207);
+//! its start it knows. A lookup by time reads indexes and headers from disk, on the
 //! blocking pool.
 
 use kafka_wire::list_offsets_request::ListOffsetsPartition;
@@ -21,6 +23,7 @@ use crate::partition::Partition;
 
 const READ_COMMITTED: i8 = 1;
 const LEADER_EPOCH_FROM: i16 = 4;
+const OFFSET_NOT_AVAILABLE_FROM: i16 = 5;
 const UNKNOWN: i64 = -1;
 
 const LATEST: i64 = -1;
@@ -93,6 +96,17 @@ async fn look_up(
     partition.check_leader_epoch(wanted.current_leader_epoch)?;
     if version < first_version_with(wanted.timestamp) {
         return Err(ErrorCode::UnsupportedVersion);
+    }
+    let needs_end = !matches!(
+        wanted.timestamp,
+        EARLIEST | EARLIEST_LOCAL | LATEST_TIERED | EARLIEST_PENDING_UPLOAD
+    );
+    if needs_end && !partition.high_watermark_is_current() {
+        return Err(if version >= OFFSET_NOT_AVAILABLE_FROM {
+            ErrorCode::OffsetNotAvailable
+        } else {
+            ErrorCode::LeaderNotAvailable
+        });
     }
     let upto = if read_committed {
         partition.last_stable_offset()

@@ -137,15 +137,25 @@ async fn auto_create(broker: &Broker, topics: &[Wanted]) -> BTreeMap<StrBytes, E
                 info!(topic = %name, partitions = created.partitions, "topic created for a client that asked for it");
                 None
             }
-            Err(refusal) => Some((name.clone(), auto_create_error(refusal.code)?)),
+            Err(refusal) => {
+                let placed_by_default = broker.config.default_replication_factor.is_none();
+                Some((
+                    name.clone(),
+                    auto_create_error(refusal.code, placed_by_default)?,
+                ))
+            }
         })
         .collect()
 }
 
 /// What a client is told when its topic was not created; `None`: another client was faster.
-fn auto_create_error(code: ErrorCode) -> Option<ErrorCode> {
+fn auto_create_error(code: ErrorCode, placed_by_default: bool) -> Option<ErrorCode> {
     match code {
         ErrorCode::TopicAlreadyExists => None,
+        // Retried: the other nodes of a cluster that forms are about to register.
+        ErrorCode::InvalidReplicationFactor if placed_by_default => {
+            Some(ErrorCode::LeaderNotAvailable)
+        }
         // Retried: the quorum will be back.
         ErrorCode::RequestTimedOut | ErrorCode::NotController => {
             Some(ErrorCode::LeaderNotAvailable)

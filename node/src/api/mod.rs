@@ -5,6 +5,7 @@
 //! struct; Produce and Fetch, whose records must not be copied, have their own path ([`produce`], [`fetch`]).
 
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
 mod answered;
 pub mod api_versions;
 pub mod create_partitions;
@@ -16,7 +17,9 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
 pub mod describe_log_dirs;
+pub mod describe_quorum;
 pub mod describe_topic_partitions;
+pub mod elect_leaders;
 pub mod error;
 pub mod fetch;
 pub mod find_coordinator;
@@ -28,6 +31,7 @@ pub mod leave_group;
 pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_partition_reassignments;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
@@ -35,6 +39,7 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
+pub mod unregister_broker;
 
 pub use error::ErrorCode;
 
@@ -141,9 +146,14 @@ static APIS: &[Api] = apis! {
     describe_log_dirs: DescribeLogDirsRequest, 35, 1..=5;
     create_partitions: CreatePartitionsRequest, 37, 0..=3;
     delete_groups: DeleteGroupsRequest, 42, 0..=2;
+    elect_leaders: ElectLeadersRequest, 43, 0..=2;
     incremental_alter_configs: IncrementalAlterConfigsRequest, 44, 0..=1;
+    alter_partition_reassignments: AlterPartitionReassignmentsRequest, 45, 0..=1;
+    list_partition_reassignments: ListPartitionReassignmentsRequest, 46, 0..=0;
     offset_delete: OffsetDeleteRequest, 47, 0..=0;
+    describe_quorum: DescribeQuorumRequest, 55, 0..=2;
     describe_cluster: DescribeClusterRequest, 60, 0..=2;
+    unregister_broker: UnregisterBrokerRequest, 64, 0..=0;
     list_config_resources: ListConfigResourcesRequest, 74, 0..=1;
     describe_topic_partitions: DescribeTopicPartitionsRequest, 75, 0..=0;
 };

@@ -1,12 +1,17 @@
-//! `kittiwake cluster …`
+//! `kittiwake cluster …`: nodes, elections, reassignments.
 
+mod reassign;
+mod status;
+
+use anyhow::{bail, ensure};
 use kittiwake_proto::kittiwake::admin::v1 as admin;
 use serde::Serialize;
 
-use super::output::{Table, or_dash, print};
-use super::remote::{Remote, answer};
+use super::output::{Output, print};
+use super::remote::{Client, Remote, answer};
+use super::watch::Watch;
 
-/// Shows the state of the cluster.
+/// Shows and changes the state of the cluster.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -17,73 +22,53 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Show the nodes, the controller and partitions in trouble
-    Status,
-}
-
-#[derive(Serialize)]
-struct Status {
-    cluster_id: String,
-    node_id: i32,
-    controller: Option<i32>,
-    metadata_offset: u64,
-    topics: u32,
-    partitions: u32,
-    under_replicated_partitions: u32,
-    offline_partitions: u32,
-    nodes: Vec<Node>,
-}
-
-#[derive(Serialize)]
-struct Node {
-    id: i32,
-    epoch: i64,
-    state: &'static str,
-    rack: Option<String>,
-    leads: u32,
-    replicas: u32,
-    endpoints: Vec<String>,
-}
-
-impl From<admin::Node> for Node {
-    fn from(node: admin::Node) -> Self {
-        let state = match (node.fenced, node.draining) {
-            (true, _) => "fenced",
-            (false, true) => "draining",
-            (false, false) => "active",
-        };
-        let endpoint = |endpoint: admin::Endpoint| {
-            format!(
-                "{}://{}:{}",
-                endpoint.listener, endpoint.host, endpoint.port
-            )
-        };
-        Self {
-            id: node.id,
-            epoch: node.epoch,
-            state,
-            rack: node.rack,
-            leads: node.leads,
-            replicas: node.replicas,
-            endpoints: node.endpoints.into_iter().map(endpoint).collect(),
-        }
-    }
-}
-
-impl From<admin::GetClusterStatusResponse> for Status {
-    fn from(status: admin::GetClusterStatusResponse) -> Self {
-        Self {
-            cluster_id: status.cluster_id,
-            node_id: status.node_id,
-            controller: status.controller,
-            metadata_offset: status.metadata_offset,
-            topics: status.topics,
-            partitions: status.partitions,
-            under_replicated_partitions: status.under_replicated_partitions,
-            offline_partitions: status.offline_partitions,
-            nodes: status.nodes.into_iter().map(Node::from).collect(),
-        }
-    }
+    /// Show the nodes, the metadata quorum and partitions in trouble
+    Status {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// List the nodes
+    Nodes {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Take a node's leaderships away, before it is stopped for long
+    Drain {
+        /// Its number
+        node: i32,
+        /// End the drain
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Move all replicas of a node to other nodes
+    Evacuate {
+        /// Its number
+        node: i32,
+    },
+    /// Let a node that only follows the metadata quorum vote in it
+    Join {
+        /// Its number
+        node: i32,
+    },
+    /// Forget a node that has stopped and has no replicas
+    Remove {
+        /// Its number
+        node: i32,
+    },
+    /// Give partitions back to their preferred leaders, or a leader to those that have none
+    Elect {
+        /// Partitions of this topic [default: all topics]
+        #[arg(long, short)]
+        topic: Option<String>,
+        /// This partition of the topic
+        #[arg(long, short, requires = "topic")]
+        partition: Option<i32>,
+        /// Where nobody leads, accept any live replica: acknowledged records may be LOST
+        #[arg(long)]
+        unclean: bool,
+    },
+    /// Move partitions to other nodes, or show those that move
+    Reassign(reassign::Args),
 }
 
 /// Runs the command.
@@ -91,57 +76,153 @@ impl From<admin::GetClusterStatusResponse> for Status {
 /// # Errors
 /// One sentence: nobody answers, or the cluster refuses.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let Args {
-        remote,
-        command: Command::Status,
-    } = args;
+    let Args { remote, command } = args;
     let mut client = remote.connect().await?;
-    let status = answer(
-        client
-            .get_cluster_status(admin::GetClusterStatusRequest {})
-            .await,
-    )?;
-    print(remote.output, &Status::from(status), describe)
+    let output = remote.output;
+    match command {
+        Command::Status { watch } => {
+            watch
+                .repeat(async || status::show(&mut client, output).await)
+                .await
+        }
+        Command::Nodes { watch } => {
+            watch
+                .repeat(async || status::nodes(&mut client, output).await)
+                .await
+        }
+        Command::Drain { node, undo } => {
+            let request = admin::DrainNodeRequest {
+                node_id: node,
+                undo,
+            };
+            let leads = answer(client.drain_node(request).await)?.leads;
+            let done = match (undo, leads) {
+                (true, _) => {
+                    "no longer draining; its leaderships come back by themselves".to_owned()
+                }
+                (false, 0) => "draining; it leads nothing".to_owned(),
+                (false, leads) => format!(
+                    "draining; it still leads {leads} partitions, until another replica of them is in sync"
+                ),
+            };
+            report(output, node, done)
+        }
+        Command::Evacuate { node } => {
+            let request = admin::EvacuateNodeRequest { node_id: node };
+            let moving = answer(client.evacuate_node(request).await)?.moving;
+            let done = format!("{moving} partitions move away; see 'cluster reassign --list'");
+            report(output, node, done)
+        }
+        Command::Join { node } => {
+            let request = admin::AddVoterRequest { node_id: node };
+            answer(client.add_voter(request).await)?;
+            report(output, node, "votes in the metadata quorum".to_owned())
+        }
+        Command::Remove { node } => {
+            answer(
+                client
+                    .remove_node(admin::RemoveNodeRequest { node_id: node })
+                    .await,
+            )?;
+            report(output, node, "removed".to_owned())
+        }
+        Command::Elect {
+            topic,
+            partition,
+            unclean,
+        } => elect(&mut client, output, topic, partition, unclean).await,
+        Command::Reassign(args) => reassign::run(&mut client, output, args).await,
+    }
 }
 
-fn describe(status: &Status) -> String {
-    let mut summary = Table::new([
-        "CLUSTER",
-        "CONTROLLER",
-        "METADATA",
-        "TOPICS",
-        "PARTITIONS",
-        "UNDER-REPLICATED",
-        "OFFLINE",
-    ]);
-    summary.row([
-        status.cluster_id.clone(),
-        or_dash(status.controller),
-        status.metadata_offset.to_string(),
-        status.topics.to_string(),
-        status.partitions.to_string(),
-        status.under_replicated_partitions.to_string(),
-        status.offline_partitions.to_string(),
-    ]);
-    let mut nodes = Table::new([
-        "NODE",
-        "STATE",
-        "EPOCH",
-        "LEADS",
-        "REPLICAS",
-        "RACK",
-        "ENDPOINTS",
-    ]);
-    for node in &status.nodes {
-        nodes.row([
-            node.id.to_string(),
-            node.state.to_owned(),
-            node.epoch.to_string(),
-            node.leads.to_string(),
-            node.replicas.to_string(),
-            or_dash(node.rack.clone()),
-            node.endpoints.join(" "),
-        ]);
+#[derive(Serialize)]
+struct Done {
+    node: i32,
+    done: String,
+}
+
+fn report(output: Output, node: i32, done: String) -> anyhow::Result<()> {
+    print(output, &Done { node, done }, |value| {
+        format!("node {}: {}\n", value.node, value.done)
+    })
+}
+
+async fn elect(
+    client: &mut Client,
+    output: Output,
+    topic: Option<String>,
+    partition: Option<i32>,
+    unclean: bool,
+) -> anyhow::Result<()> {
+    let all = topic.is_none();
+    let selector = topic.map(|topic| admin::PartitionSelector { topic, partition });
+    let request = admin::ElectLeadersRequest {
+        partitions: selector.into_iter().collect(),
+        unclean,
+    };
+    let mut results = answer(client.elect_leaders(request).await)?.results;
+    if all {
+        // Nobody asked for those in particular that cannot have their preferred leader yet.
+        let refused = results.iter().filter(|result| result.error.is_some());
+        let refused = refused.count();
+        if refused > 0 && refused < results.len() {
+            eprintln!("{refused} partitions could not be given a leader and are left as they are");
+            results.retain(|result| result.error.is_none());
+        }
     }
-    summary.render() + "\n" + &nodes.render()
+    outcome(output, &results, "elected", "nothing to elect")
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    topic: String,
+    partition: i32,
+    done: bool,
+    error: Option<String>,
+}
+
+/// Prints what became of each partition, and fails if any was refused.
+fn outcome(
+    output: Output,
+    results: &[admin::PartitionResult],
+    done: &str,
+    nothing: &str,
+) -> anyhow::Result<()> {
+    let outcomes: Vec<Outcome> = results
+        .iter()
+        .map(|result| Outcome {
+            topic: result.topic.clone(),
+            partition: result.partition,
+            done: result.error.is_none(),
+            error: result.error.clone(),
+        })
+        .collect();
+    print(output, &outcomes, |outcomes| {
+        let mut text = String::new();
+        for one in outcomes.iter().filter(|one| one.done) {
+            text.push_str(&format!("{}-{}: {done}\n", one.topic, one.partition));
+        }
+        if outcomes.is_empty() {
+            text = format!("{nothing}\n");
+        }
+        text
+    })?;
+    let refused: Vec<&Outcome> = outcomes.iter().filter(|one| !one.done).collect();
+    let reason = |one: &Outcome| {
+        let error = one.error.as_deref().unwrap_or_default();
+        format!("{}-{}: {error}", one.topic, one.partition)
+    };
+    match refused.as_slice() {
+        [] => Ok(()),
+        [one] => bail!("{}", reason(one)),
+        [first, rest @ ..] => {
+            ensure!(
+                output == Output::Json,
+                "{} (and {} more)",
+                reason(first),
+                rest.len()
+            );
+            bail!("{} partitions were refused", refused.len())
+        }
+    }
 }

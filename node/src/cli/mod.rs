@@ -13,6 +13,7 @@ pub mod remote;
 pub mod serve;
 pub mod topic;
 pub mod up;
+pub mod watch;
 
 use std::process::ExitCode;
 
@@ -36,7 +37,7 @@ enum Command {
     Topic(topic::Args),
     /// List, describe and delete consumer groups
     Group(group::Args),
-    /// Show the state of the cluster
+    /// Show and change the state of the cluster: nodes, elections, reassignments
     Cluster(cluster::Args),
     /// Write lines of standard input to a topic
     Produce(produce::Args),
@@ -101,12 +102,35 @@ mod tests {
             "kittiwake topic list --admin h:1 --output json",
             "kittiwake topic --output json create t --partitions 3 -c a=b -c c=d",
             "kittiwake group describe g --output json",
-            "kittiwake cluster status --admin h:1",
+            "kittiwake cluster status --admin h:1 --watch",
+            "kittiwake cluster status --watch 5 --output json",
+            "kittiwake cluster nodes",
+            "kittiwake cluster drain 1 --undo",
+            "kittiwake cluster evacuate 1",
+            "kittiwake cluster join 1",
+            "kittiwake cluster remove 1",
+            "kittiwake cluster elect --topic t --partition 0 --unclean",
+            "kittiwake cluster elect",
+            "kittiwake cluster reassign --file f",
+            "kittiwake cluster reassign --topic t --partition 0 --replicas 1,2,3",
+            "kittiwake cluster reassign --topic t --partition 0 --cancel",
+            "kittiwake cluster reassign --cancel",
+            "kittiwake cluster reassign --list",
+            "kittiwake topic describe t --watch",
             "kittiwake up --nodes 1 --port 9092 --data d",
             "kittiwake serve --config f --check",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        assert!(Cli::try_parse_from(["kittiwake", "topic", "create", "t", "-c", "a"]).is_err());
+        for line in [
+            "kittiwake topic create t -c a",
+            "kittiwake cluster reassign",
+            "kittiwake cluster reassign --partition 0",
+            "kittiwake cluster reassign --topic t --partition 0 --replicas 1 --cancel",
+            "kittiwake cluster reassign --list --cancel",
+            "kittiwake cluster elect --partition 0",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 }

@@ -91,9 +91,10 @@ pub fn print<T: Serialize>(
     }
 }
 
-/// Ids, separated by commas.
+/// Ids, separated by commas, or a dash where there are none.
 pub fn ids(ids: &[i32]) -> String {
-    ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
+    let ids: Vec<String> = ids.iter().map(i32::to_string).collect();
+    or_dash((!ids.is_empty()).then(|| ids.join(",")))
 }
 
 /// A value, or a dash where there is none.
@@ -126,5 +127,6 @@ mod tests {
         assert_eq!(or_dash(None::<i32>), "-");
         assert_eq!(or_dash(Some(3)), "3");
         assert_eq!(ids(&[1, 2]), "1,2");
+        assert_eq!(ids(&[]), "-");
     }
 }

@@ -9,6 +9,9 @@ use tonic::{Response, Status};
 
 use super::output::Output;
 
+/// A connection to a node's administration service.
+pub type Client = AdminClient<Channel>;
+
 /// What every command that administers takes.
 #[derive(clap::Args, Debug)]
 pub struct Remote {
@@ -34,7 +37,7 @@ impl Remote {
     ///
     /// # Errors
     /// The address is none, or nobody answers there.
-    pub async fn connect(&self) -> anyhow::Result<AdminClient<Channel>> {
+    pub async fn connect(&self) -> anyhow::Result<Client> {
         let timeout = Duration::from_secs(self.timeout);
         let endpoint = Endpoint::try_from(format!("http://{}", self.admin))
             .with_context(|| format!("{} is not HOST:PORT", self.admin))?;

@@ -7,8 +7,9 @@ use anyhow::bail;
 use kittiwake_proto::kittiwake::admin::v1 as admin;
 use serde::Serialize;
 
-use super::output::{Table, ids, or_dash, print};
-use super::remote::{Remote, answer};
+use super::output::{Output, Table, ids, or_dash, print};
+use super::remote::{Client, Remote, answer};
+use super::watch::Watch;
 
 /// Creates, lists, describes, alters and deletes topics.
 #[derive(clap::Args, Debug)]
@@ -45,6 +46,8 @@ enum Command {
     Describe {
         /// Its name
         name: String,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Change a topic's configuration or add partitions
     Alter {
@@ -117,6 +120,11 @@ struct Partition {
     leader_epoch: i32,
     replicas: Vec<i32>,
     isr: Vec<i32>,
+    elr: Vec<i32>,
+    last_known_leader: Option<i32>,
+    partition_epoch: i32,
+    adding: Vec<i32>,
+    removing: Vec<i32>,
     log_start_offset: Option<i64>,
     high_watermark: Option<i64>,
     size_bytes: Option<u64>,
@@ -130,6 +138,11 @@ impl From<admin::Partition> for Partition {
             leader_epoch: partition.leader_epoch,
             replicas: partition.replicas,
             isr: partition.isr,
+            elr: partition.elr,
+            last_known_leader: partition.last_known_leader,
+            partition_epoch: partition.partition_epoch,
+            adding: partition.adding,
+            removing: partition.removing,
             log_start_offset: partition.log_start_offset,
             high_watermark: partition.high_watermark,
             size_bytes: partition.size_bytes,
@@ -187,25 +200,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                 table(topics)
             })
         }
-        Command::Describe { name } => {
-            let response = answer(
-                client
-                    .describe_topic(admin::DescribeTopicRequest { name })
-                    .await,
-            )?;
-            let Some(topic) = response.topic else {
-                bail!("the node's answer names no topic")
-            };
-            let description = Description {
-                topic: topic.into(),
-                configs: response.configs,
-                partitions: response
-                    .partitions
-                    .into_iter()
-                    .map(Partition::from)
-                    .collect(),
-            };
-            print(remote.output, &description, describe)
+        Command::Describe { name, watch } => {
+            let show = async || show(&mut client, remote.output, &name).await;
+            watch.repeat(show).await
         }
         Command::Alter {
             name,
@@ -242,6 +239,21 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+async fn show(client: &mut Client, output: Output, name: &str) -> anyhow::Result<()> {
+    let request = admin::DescribeTopicRequest { name: name.into() };
+    let response = answer(client.describe_topic(request).await)?;
+    let Some(topic) = response.topic else {
+        bail!("the node's answer names no topic")
+    };
+    let partitions = response.partitions.into_iter();
+    let description = Description {
+        topic: topic.into(),
+        configs: response.configs,
+        partitions: partitions.map(Partition::from).collect(),
+    };
+    print(output, &description, describe)
+}
+
 fn listed(topics: impl IntoIterator<Item = admin::TopicSummary>) -> Vec<Topic> {
     topics.into_iter().map(Topic::from).collect()
 }
@@ -271,6 +283,9 @@ fn describe(description: &Description) -> String {
         "EPOCH",
         "REPLICAS",
         "ISR",
+        "ELR",
+        "MOVING",
+        "VERSION",
         "LOG START",
         "HIGH WATERMARK",
         "BYTES",
@@ -282,6 +297,9 @@ fn describe(description: &Description) -> String {
             partition.leader_epoch.to_string(),
             ids(&partition.replicas),
             ids(&partition.isr),
+            ids(&partition.elr),
+            moving(partition),
+            partition.partition_epoch.to_string(),
             or_dash(partition.log_start_offset),
             or_dash(partition.high_watermark),
             or_dash(partition.size_bytes),
@@ -289,6 +307,14 @@ fn describe(description: &Description) -> String {
     }
     text.push('\n');
     text + &partitions.render()
+}
+
+/// Who joins and who leaves, as in `+4 -1`.
+fn moving(partition: &Partition) -> String {
+    let joining = partition.adding.iter().map(|id| format!("+{id}"));
+    let leaving = partition.removing.iter().map(|id| format!("-{id}"));
+    let moving: Vec<String> = joining.chain(leaving).collect();
+    or_dash((!moving.is_empty()).then(|| moving.join(" ")))
 }
 
 #[cfg(test)]

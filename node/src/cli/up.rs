@@ -8,7 +8,8 @@
 //!
 //! Each node is a child process running `kittiwake serve` in a process group of its own, so that the
 //! terminal's Ctrl-C reaches only this process, which then stops the nodes; a node stops by itself
-//! when this process ends in any other way (PR_SET_PDEATHSIG).
+//! when this process ends in any other way (PR_SET_PDEATHSIG). A node that ends by itself is reported,
+//! and the others go on: that is what there are several for.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +17,6 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
-use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -24,7 +24,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 /// Distance of the other listeners from the Kafka port of the same node.
 const REPLICATION_OFFSET: u16 = 50;
@@ -48,8 +49,8 @@ const LOG_TAIL_BYTES: u64 = 64 * 1024;
 /// Runs a local cluster.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// How many nodes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+    /// How many nodes; the first three (of five and more: five) vote on metadata
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
     nodes: u16,
     /// Kafka port of the first node; node i uses PORT+i for Kafka, PORT+50+i for replication,
     /// PORT+100+i for gRPC and PORT+200+i for HTTP
@@ -134,53 +135,31 @@ impl Plan {
     }
 }
 
-/// A running node.
-struct Node {
-    plan: Plan,
-    child: Child,
-}
-
 /// Runs the cluster until Ctrl-C.
 ///
 /// # Errors
-/// A sentence: a port is in use, a node does not start, a node ended.
+/// A sentence: a port is in use, a node does not start, every node has ended.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.nodes > 1 {
-        bail!(
-            "this version runs one node: --nodes {} needs replication, which it does not have",
-            args.nodes
-        );
-    }
     let (mut interrupted, mut terminated) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    let plans = plan(&args)?;
-    let mut nodes = start(plans)?;
-    let (outcome, all_ready) = tokio::select! {
-        ready = wait_ready(&mut nodes) => (ready, true),
-        _ = interrupted.recv() => (Ok(()), false),
-        _ = terminated.recv() => (Ok(()), false),
+    let mut cluster = Cluster::start(plan(&args)?)?;
+    let running = async {
+        cluster.ready().await?;
+        print!("{}", Welcome(&cluster.nodes));
+        Err(cluster.all_ended().await)
     };
-    if let Err(error) = outcome {
-        stop(nodes).await?;
-        return Err(error);
+    let outcome = tokio::select! {
+        ended = running => ended,
+        _ = interrupted.recv() => Ok(ExitCode::SUCCESS),
+        _ = terminated.recv() => Ok(ExitCode::SUCCESS),
+    };
+    if outcome.is_ok() {
+        eprintln!("stopping");
     }
-    if all_ready {
-        print!("{}", Welcome(&nodes));
-        let ended = tokio::select! {
-            ended = first_end(&mut nodes) => Some(ended),
-            _ = interrupted.recv() => None,
-            _ = terminated.recv() => None,
-        };
-        if let Some(ended) = ended {
-            stop(nodes).await?;
-            return Err(ended);
-        }
-    }
-    eprintln!("stopping");
-    stop(nodes).await?;
-    Ok(ExitCode::SUCCESS)
+    cluster.stop().await;
+    outcome
 }
 
 /// Directories and ports of every node; nothing is started if any port is taken.
@@ -207,104 +186,180 @@ fn plan(args: &Args) -> anyhow::Result<Vec<Plan>> {
     Ok(plans)
 }
 
-fn start(plans: Vec<Plan>) -> anyhow::Result<Vec<Node>> {
-    let voters: Vec<String> = plans
-        .iter()
-        .map(|plan| format!("{}@127.0.0.1:{}", plan.index, plan.ports.grpc))
-        .collect();
-    let program = std::env::current_exe().context("this program cannot be found")?;
-    let mut nodes = Vec::new();
-    for plan in plans {
-        let file = plan.config_file();
-        fs::write(&file, plan.config(&voters)?)
-            .with_context(|| format!("{} cannot be written", file.display()))?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(plan.log_file())?;
-        let child = Command::new(&program)
-            .arg("serve")
-            .arg("--config")
-            .arg(&file)
-            .arg("--stop-with-parent")
-            .arg(std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("{} cannot be started", program.display()))?;
-        nodes.push(Node { plan, child });
+/// How many nodes vote on metadata: an odd number, so that as many as possible may fail.
+fn voters(nodes: usize) -> usize {
+    match nodes {
+        ..=2 => 1,
+        3..=4 => 3,
+        _ => 5,
     }
-    Ok(nodes)
 }
 
-/// Waits until every node has printed its ready line.
-async fn wait_ready(nodes: &mut [Node]) -> anyhow::Result<()> {
-    for node in nodes {
-        let stdout = node
-            .child
-            .stdout
-            .take()
-            .context("a node without standard output")?;
-        let mut lines = BufReader::new(stdout).lines();
-        match timeout(READY_DEADLINE, lines.next_line()).await {
-            Err(_) => bail!(
-                "node {} was not ready after {READY_DEADLINE:?}{}",
-                node.plan.index,
-                tail(&node.plan)
-            ),
-            Ok(Ok(Some(_))) => {}
-            Ok(_) => return Err(ended(&node.plan, node.child.wait().await)),
-        }
-    }
-    Ok(())
+/// A node that was started.
+struct Node {
+    plan: Plan,
+    /// Set until it has ended.
+    process: Option<Pid>,
+    ready: bool,
 }
 
-/// Waits until a node ends by itself, which is always an error.
-async fn first_end(nodes: &mut [Node]) -> anyhow::Error {
-    let waiting = nodes
-        .iter_mut()
-        .map(|node| Box::pin(async { ended(&node.plan, node.child.wait().await) }));
-    let mut waiting: Vec<_> = waiting.collect();
-    std::future::poll_fn(|context| {
-        let ended = waiting
-            .iter_mut()
-            .find_map(|end| match end.as_mut().poll(context) {
-                Poll::Ready(error) => Some(error),
-                Poll::Pending => None,
+/// What a node does by itself.
+enum Event {
+    /// It serves clients.
+    Ready,
+    /// Its process has ended.
+    Ended(io::Result<ExitStatus>),
+}
+
+/// The nodes, and what they do, by index.
+struct Cluster {
+    nodes: Vec<Node>,
+    events: mpsc::UnboundedReceiver<(usize, Event)>,
+}
+
+impl Cluster {
+    fn start(plans: Vec<Plan>) -> anyhow::Result<Self> {
+        let voters: Vec<String> = plans[..voters(plans.len())]
+            .iter()
+            .map(|plan| format!("{}@127.0.0.1:{}", plan.index, plan.ports.grpc))
+            .collect();
+        // Two events a node.
+        let (happened, events) = mpsc::unbounded_channel();
+        let mut nodes = Vec::new();
+        for (index, plan) in plans.into_iter().enumerate() {
+            let child = spawn(&plan, &voters)?;
+            let id = child.id().and_then(|id| i32::try_from(id).ok());
+            nodes.push(Node {
+                plan,
+                process: id.and_then(Pid::from_raw),
+                ready: false,
             });
-        ended.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
-}
-
-/// Asks every node to stop, and waits.
-async fn stop(nodes: Vec<Node>) -> anyhow::Result<()> {
-    for node in &nodes {
-        let pid = node
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        // A node that has ended by itself has no id, and one that ends just now is no error.
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::TERM);
+            tokio::spawn(watch(index, child, happened.clone()));
         }
+        Ok(Self { nodes, events })
     }
-    for mut node in nodes {
-        match timeout(STOP_DEADLINE, node.child.wait()).await {
-            Ok(status) => drop(status?),
-            Err(_) => {
-                eprintln!(
-                    "node {} has not stopped after {STOP_DEADLINE:?} and is killed",
-                    node.plan.index
-                );
-                node.child.kill().await?;
+
+    /// Waits until every node has printed its ready line.
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        while let Some(late) = self.nodes.iter().find(|node| !node.ready) {
+            match timeout_at(deadline, self.events.recv()).await {
+                Ok(Some((index, Event::Ready))) => self.nodes[index].ready = true,
+                Ok(Some((index, Event::Ended(status)))) => return Err(self.ended(index, status)),
+                Ok(None) => bail!("every node has ended"),
+                Err(_) => bail!(
+                    "node {} was not ready after {READY_DEADLINE:?}{}",
+                    late.plan.index,
+                    tail(&late.plan)
+                ),
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Says which nodes end, until none is left: that of the last one is returned.
+    async fn all_ended(&mut self) -> anyhow::Error {
+        while let Some((index, event)) = self.events.recv().await {
+            let Event::Ended(status) = event else {
+                continue;
+            };
+            let ended = self.ended(index, status);
+            let config = self.nodes[index].plan.config_file();
+            match self.running().count() {
+                0 => return ended,
+                left => eprintln!(
+                    "{ended}\n{left} of {} nodes go on; to start it again: kittiwake serve --config {}",
+                    self.nodes.len(),
+                    config.display()
+                ),
+            }
+        }
+        anyhow!("every node has ended")
+    }
+
+    fn ended(&mut self, index: usize, status: io::Result<ExitStatus>) -> anyhow::Error {
+        let node = &mut self.nodes[index];
+        node.process = None;
+        ended(&node.plan, status)
+    }
+
+    fn running(&self) -> impl Iterator<Item = (&Node, Pid)> {
+        let running = |node: &'_ Node| node.process;
+        self.nodes
+            .iter()
+            .filter_map(move |node| Some((node, running(node)?)))
+    }
+
+    /// Asks every node to stop, and waits.
+    async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.running().next().is_some() {
+            match timeout_at(deadline, self.events.recv()).await {
+                Ok(Some((index, Event::Ended(_)))) => self.nodes[index].process = None,
+                Ok(Some((_, Event::Ready))) => {}
+                Ok(None) => return,
+                Err(_) => break,
+            }
+        }
+        for (node, _) in self.running() {
+            eprintln!(
+                "node {} has not stopped after {STOP_DEADLINE:?} and is killed",
+                node.plan.index
+            );
+        }
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        // One that has ended may have left its number to another process.
+        while let Ok((index, event)) = self.events.try_recv() {
+            if let Event::Ended(_) = event {
+                self.nodes[index].process = None;
+            }
+        }
+        for (_, process) in self.running() {
+            // That it ends just now is no error.
+            let _ = kill_process(process, signal);
+        }
+    }
+}
+
+fn spawn(plan: &Plan, voters: &[String]) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("this program cannot be found")?;
+    let file = plan.config_file();
+    fs::write(&file, plan.config(voters)?)
+        .with_context(|| format!("{} cannot be written", file.display()))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(plan.log_file())?;
+    Command::new(&program)
+        .arg("serve")
+        .arg("--config")
+        .arg(&file)
+        .arg("--stop-with-parent")
+        .arg(std::process::id().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{} cannot be started", program.display()))
+}
+
+/// Follows a node to its end.
+async fn watch(index: usize, mut child: Child, happened: mpsc::UnboundedSender<(usize, Event)>) {
+    // Nobody listens any more when the cluster is stopped and gone.
+    let tell = |event| drop(happened.send((index, event)));
+    if let Some(stdout) = child.stdout.take() {
+        let mut lines = BufReader::new(stdout).lines();
+        if let Ok(Some(_)) = lines.next_line().await {
+            tell(Event::Ready);
+        }
+    }
+    tell(Event::Ended(child.wait().await));
 }
 
 fn ended(plan: &Plan, status: io::Result<ExitStatus>) -> anyhow::Error {
@@ -386,6 +441,11 @@ mod tests {
     #[test]
     fn the_highest_port_is_a_port() {
         assert!(Ports::of(65_000, NODES_MAX - 1).http > 65_000);
+    }
+
+    #[test]
+    fn an_odd_number_of_nodes_votes() {
+        assert_eq!([1, 2, 3, 4, 5, 50].map(voters), [1, 1, 3, 3, 5, 5]);
     }
 
     #[test]

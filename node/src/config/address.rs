@@ -11,6 +11,12 @@ pub const DEFAULT_LISTENER_NAME: &str = "PLAINTEXT";
 /// Name of the listener that the other nodes fetch from.
 pub const REPLICATION_LISTENER: &str = "REPLICATION";
 
+/// Name of the gRPC listener among a node's registered endpoints.
+pub const GRPC_LISTENER: &str = "GRPC";
+
+/// Names that no listener of Kafka clients may have: clients would be told of the addresses between nodes.
+pub const RESERVED_LISTENER_NAMES: [&str; 2] = [REPLICATION_LISTENER, GRPC_LISTENER];
+
 /// A host and a port. An empty host is every interface; port 0, to listen on, is any free one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HostPort {

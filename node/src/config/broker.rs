@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kittiwake_raft::BrokerId;
 
-use super::address::{HostPort, Listeners, NamedAddress, Voters};
+use super::address::{HostPort, Listeners, NamedAddress, RESERVED_LISTENER_NAMES, Voters};
 use super::kind::WireType;
 use super::topic::TopicDefaults;
 use super::value::{ClusterId, LogDirectory, LogFormat, Value, check};
@@ -142,23 +142,47 @@ broker_keys! {
     "What clients are told to connect to, by listener name. Default: the listener's address, with this machine's host \
      name in place of a wildcard."
     "replication.listener" => replication_listener: HostPort = Some(":9142");
-    "Where the other nodes fetch from: the followers of the partitions that this node leads."
+    "Where the other nodes fetch from: the followers of the partitions that this node leads. It belongs on a network of \
+     trusted nodes."
+    "advertised.replication.listener" => advertised_replication_listener: Option<HostPort> = Some("");
+    "Where the other nodes are told to fetch from. Default: the listener's address, with this machine's host name in \
+     place of a wildcard."
     "grpc.listener" => grpc_listener: HostPort = Some(":9192");
-    "Where the metadata quorum and the gRPC administration service listen."
+    "Where the metadata quorum, the heartbeats of the nodes and the gRPC administration service listen."
+    "advertised.grpc.listener" => advertised_grpc_listener: Option<HostPort> = Some("");
+    "Where the other nodes are told that the gRPC listener is. Default: this node's address in cluster.voters, if it is \
+     there; else the listener's address, with this machine's host name in place of a wildcard."
     "http.listener" => http_listener: HostPort = Some(":9292");
     "Where /metrics, /livez and /readyz are served."
     "grpc.reflection.enable" => grpc_reflection_enable: bool = Some("false");
     "Whether the gRPC listener describes its services to whoever asks (grpcurl)."
 
+    // Cluster membership
+    "broker.heartbeat.interval.ms" => broker_heartbeat_interval_ms: Duration = Some("500"), 1;
+    "How often this node tells the voters that it lives; less than a third of broker.session.timeout.ms."
+    "broker.session.timeout.ms" => broker_session_timeout_ms: Duration = Some("3000"), 100..=3600000;
+    "A node that is not heard for this long is fenced and its leaderships move. The same on every node: a node that no \
+     controller has answered for two thirds of it refuses writes."
+
     // Topics
     "num.partitions" => num_partitions: i32 = Some("1"), 1;
     "Partitions of a topic whose creator does not say."
     "default.replication.factor" => default_replication_factor: Option<i16> = Some(""), 1;
-    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes."
+    "Replicas of a topic whose creator does not say. Default: three, or as many as there are nodes. Until so many nodes have \
+     registered, such topics are not created."
     "auto.create.topics.enable" => auto_create_topics_enable: bool = Some("true");
     "Whether a client's Metadata request may create the topics it names."
     "delete.topic.enable" => delete_topic_enable: bool = Some("true");
     "Whether topics can be deleted."
+
+    // Leadership
+    "auto.leader.rebalance.enable" => auto_leader_rebalance_enable: bool = Some("true");
+    "Whether the controller gives leaderships back to preferred leaders. A node that came back gets its own five seconds \
+     later, or when it is in sync with the last of them."
+    "leader.imbalance.check.interval.seconds" => leader_imbalance_check_interval_seconds: u64 = Some("300"), 1..=31536000;
+    "How often the controller also looks for nodes that lack leaderships they are in sync for."
+    "leader.imbalance.per.broker.percentage" => leader_imbalance_per_broker_percentage: usize = Some("10"), 0..=100;
+    "The share of its leaderships a node may lack without that check giving them back."
 
     // Admission: every limit is finite
     "socket.request.max.bytes" => socket_request_max_bytes: usize = Some("104857600"), 1024..=2147483647;
@@ -242,8 +266,9 @@ broker_keys! {
     "kittiwake.shutdown.timeout.ms" => kittiwake_shutdown_timeout_ms: Duration = Some("30000"), 1;
     "How long a planned stop may take before the process ends as it is. Half of it is for requests in flight, the rest \
      for flushing."
-    "log.level" => log_level: String = Some("info,openraft=warn");
-    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first."
+    "log.level" => log_level: String = Some("info,openraft=off");
+    "What is logged: error, warn, info, debug or trace, also per module, as in RUST_LOG, which goes first. openraft tells \
+     of every heartbeat to a node that is down; what matters of it this node says itself."
     "log.format" => log_format: LogFormat = Some("text");
     "How it is logged, to standard error: text or json."
 }
@@ -295,6 +320,26 @@ impl BrokerConfig {
         self.listeners.0.iter().map(named).collect()
     }
 
+    /// Where the other nodes are told to fetch from.
+    pub fn advertised_replication(&self, bound_port: u16, hostname: &str) -> HostPort {
+        self.advertised_replication_listener
+            .clone()
+            .unwrap_or_else(|| self.replication_listener.reachable_at(bound_port, hostname))
+    }
+
+    /// Where the other nodes are told that the gRPC listener is.
+    pub fn advertised_grpc(&self, bound_port: u16, hostname: &str) -> HostPort {
+        let voter = || {
+            let voters = &self.cluster_voters.0;
+            let own = voters.iter().find(|(id, _)| *id == self.node_id);
+            own.map(|(_, address)| address.clone())
+        };
+        self.advertised_grpc_listener
+            .clone()
+            .or_else(voter)
+            .unwrap_or_else(|| self.grpc_listener.reachable_at(bound_port, hostname))
+    }
+
     /// Rules between keys: reported as (key, reason).
     pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
@@ -323,6 +368,35 @@ impl BrokerConfig {
                 &format!("clients cannot connect to {address}"),
             );
         }
+        for name in self.listeners.names() {
+            let reserved = RESERVED_LISTENER_NAMES.contains(&name);
+            refuse(
+                reserved,
+                "listeners",
+                &format!("{name} is the name of a listener between nodes"),
+            );
+        }
+        for (key, advertised) in [
+            (
+                "advertised.replication.listener",
+                &self.advertised_replication_listener,
+            ),
+            ("advertised.grpc.listener", &self.advertised_grpc_listener),
+        ] {
+            if let Some(address) = advertised {
+                let usable = !address.is_wildcard() && address.port != 0;
+                refuse(
+                    !usable,
+                    key,
+                    &format!("the other nodes cannot connect to {address}"),
+                );
+            }
+        }
+        refuse(
+            self.broker_heartbeat_interval_ms * 3 >= self.broker_session_timeout_ms,
+            "broker.heartbeat.interval.ms",
+            "it must be less than a third of broker.session.timeout.ms",
+        );
         for (key, address) in self.shared_addresses() {
             refuse(true, key, &format!("{address} is used by another listener"));
         }
@@ -413,6 +487,51 @@ mod tests {
         assert_eq!(
             told,
             ["A://gull:4711", "B://127.0.0.1:4711", "C://outside:99"]
+        );
+    }
+
+    #[test]
+    fn nodes_are_told_what_is_advertised_else_the_voters_address_else_what_is_bound() {
+        let mut config = BrokerConfig {
+            grpc_listener: "0.0.0.0:0".parse().unwrap(),
+            replication_listener: ":0".parse().unwrap(),
+            cluster_voters: "0@voter:9192".parse().unwrap(),
+            ..BrokerConfig::default()
+        };
+        let grpc = |config: &BrokerConfig| config.advertised_grpc(4711, "gull").to_string();
+        let replication =
+            |config: &BrokerConfig| config.advertised_replication(4712, "gull").to_string();
+        assert_eq!(grpc(&config), "voter:9192");
+        assert_eq!(replication(&config), "gull:4712");
+        config.node_id = BrokerId(7);
+        assert_eq!(grpc(&config), "gull:4711");
+        config.advertised_grpc_listener = Some("outside:1".parse().unwrap());
+        config.advertised_replication_listener = Some("outside:2".parse().unwrap());
+        assert_eq!(grpc(&config), "outside:1");
+        assert_eq!(replication(&config), "outside:2");
+    }
+
+    #[test]
+    fn names_and_times_between_nodes_are_checked() {
+        let config = BrokerConfig {
+            listeners: "GRPC://:1,REPLICATION://:2".parse().unwrap(),
+            advertised_grpc_listener: Some("0.0.0.0:1".parse().unwrap()),
+            broker_heartbeat_interval_ms: Duration::from_secs(1),
+            ..BrokerConfig::default()
+        };
+        let keys: Vec<&str> = config
+            .contradictions()
+            .iter()
+            .map(|(key, _)| *key)
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "listeners",
+                "listeners",
+                "advertised.grpc.listener",
+                "broker.heartbeat.interval.ms"
+            ]
         );
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::broker::{BROKER_KEYS, BrokerKey};
+use super::dynamic::DYNAMIC_KEYS;
 use super::topic::TOPIC_KEYS;
 
 const HEAD: &str = "\
@@ -52,6 +53,14 @@ pub fn markdown() -> String {
             &code(key.default),
             &doc,
         );
+    }
+    page.push_str(
+        "\n## Set while the cluster runs\n\nNever in the file: by Kafka's configuration tools, for one broker or for all.\n\n\
+         | key | type | default | |\n|---|---|---|---|\n",
+    );
+    for key in DYNAMIC_KEYS {
+        let kind = format!("{:?}", key.kind.wire_type()).to_lowercase();
+        row(&mut page, key.name, &kind, &code(key.default), key.doc);
     }
     page
 }

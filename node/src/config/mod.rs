@@ -6,6 +6,7 @@
 pub mod address;
 pub mod broker;
 mod docs;
+pub mod dynamic;
 mod file;
 pub mod kind;
 mod load;

@@ -1,7 +1,8 @@
 //! Configuration of topics and brokers: described, altered.
 //!
-//! Dynamic broker configuration is the defaults of topics (`log.retention.ms` and the like), for all brokers or for one.
-//! Everything else about a broker is in its configuration file and read-only here.
+//! Dynamic broker configuration is the defaults of topics (`log.retention.ms` and the like) and the keys of
+//! [`DYNAMIC_KEYS`], for all brokers or for one. Everything else about a broker is in its configuration file and read-only
+//! here.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,6 +14,7 @@ use crate::api::ErrorCode;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::config::broker::BROKER_KEYS;
+use crate::config::dynamic::{DYNAMIC_KEYS, DynamicKey, dynamic_key};
 use crate::config::kind::{Kind, WireType, list};
 use crate::config::topic::{
     Configs, Layers, Source, TOPIC_KEYS, TopicKey, by_broker_key, topic_key, validate_all,
@@ -107,8 +109,10 @@ pub fn describe_configs(
         }
         ConfigResource::Broker(None) => {
             let set = image.broker_configs(None);
-            let entry =
-                |(name, value): (&String, &String)| cluster_entry(by_broker_key(name)?, value);
+            let entry = |(name, value): (&String, &String)| match dynamic_key(name) {
+                Some(key) => Some(dynamic_entry(key, [(Source::Cluster, value.as_str())])),
+                None => cluster_entry(by_broker_key(name)?, value),
+            };
             Ok(set.into_iter().flatten().filter_map(entry).collect())
         }
         ConfigResource::Broker(Some(id)) if *id == config.node_id => {
@@ -116,7 +120,11 @@ pub fn describe_configs(
             let defaults = TOPIC_KEYS
                 .iter()
                 .filter_map(|row| Some(topic_entry(row, row.broker_key?, &layers)));
-            let mut entries: Vec<ConfigEntry> = defaults.chain(own_entries(config)).collect();
+            let dynamic = DYNAMIC_KEYS
+                .iter()
+                .map(|key| dynamic_entry(key, key.synonyms(image, *id)));
+            let mut entries: Vec<ConfigEntry> =
+                defaults.chain(own_entries(config)).chain(dynamic).collect();
             entries.sort_by_key(|entry| entry.name);
             Ok(entries)
         }
@@ -167,6 +175,28 @@ fn cluster_entry(row: &'static TopicKey, value: &str) -> Option<ConfigEntry> {
         }],
         doc: row.doc,
     })
+}
+
+fn dynamic_entry<'a>(
+    key: &'static DynamicKey,
+    values: impl IntoIterator<Item = (Source, &'a str)>,
+) -> ConfigEntry {
+    let synonym = |(source, value): (Source, &str)| Synonym {
+        name: key.name,
+        value: value.to_owned(),
+        source,
+    };
+    let synonyms: Vec<Synonym> = values.into_iter().map(synonym).collect();
+    let first = synonyms.first();
+    ConfigEntry {
+        name: key.name,
+        value: first.map(|found| found.value.clone()),
+        source: first.map_or(Source::Default, |found| found.source),
+        read_only: false,
+        wire_type: key.kind.wire_type(),
+        synonyms,
+        doc: key.doc,
+    }
 }
 
 /// The keys of the broker's file that are not about topics.
@@ -306,10 +336,11 @@ fn plan(
     match resource {
         ConfigResource::Topic(_) => validate_all(&after, &config.topic_defaults),
         ConfigResource::Broker(_) => set.iter().try_for_each(|(key, value)| {
-            let Some(row) = by_broker_key(key) else {
+            let topics = by_broker_key(key).map(|row| row.kind);
+            let Some(kind) = topics.or(dynamic_key(key).map(|key| key.kind)) else {
                 return Ok(());
             };
-            row.kind.validate(value).map_err(|reason| {
+            kind.validate(value).map_err(|reason| {
                 format!("Invalid value {value:?} for configuration {key}: {reason}")
             })
         }),
@@ -336,7 +367,9 @@ fn check_alterable(resource: &ConfigResource, key: &str) -> Result<(), Refusal> 
         ConfigResource::Broker(Some(_)) if key == MIN_INSYNC_REPLICAS => refuse(format!(
             "{key} is set for a topic or for all brokers, not for one."
         )),
-        ConfigResource::Broker(_) if by_broker_key(key).is_some() => Ok(()),
+        ConfigResource::Broker(_) if by_broker_key(key).is_some() || dynamic_key(key).is_some() => {
+            Ok(())
+        }
         ConfigResource::Broker(_) if BROKER_KEYS.iter().any(|row| row.name == key) => {
             refuse(format!(
                 "Cannot update {key} dynamically: it is read from the broker's configuration file at start."
@@ -536,6 +569,11 @@ mod tests {
                 ErrorCode::InvalidConfig,
             ),
             (
+                one.clone(),
+                set("leader.replication.throttled.rate", "-1"),
+                ErrorCode::InvalidConfig,
+            ),
+            (
                 all.clone(),
                 set("num.partitions", "2"),
                 ErrorCode::InvalidRequest,
@@ -558,6 +596,7 @@ mod tests {
             );
         }
         assert!(incremental(&all, &set("min.insync.replicas", "1")).is_ok());
+        assert!(incremental(&all, &set("follower.replication.throttled.rate", "1")).is_ok());
         let twice = [
             ("retention.ms", Operation::Set, Some("1")),
             ("retention.ms", Operation::Delete, None),
@@ -615,6 +654,7 @@ mod tests {
         let find = |name| entries.iter().find(|entry| entry.name == name).unwrap();
         assert!(!find("log.retention.ms").read_only);
         assert!(find("num.partitions").read_only);
+        assert!(!find("leader.replication.throttled.rate").read_only);
         let other = ConfigResource::Broker(Some(BrokerId(77)));
         assert!(describe_configs(&image, &config, &other).is_err());
         assert_eq!(

@@ -6,11 +6,22 @@
 //! applies the command to a copy of the image.
 
 pub mod configs;
+pub mod elections;
+pub mod evacuation;
+pub(crate) mod fencing;
+pub mod liveness;
+pub mod nodes;
+pub mod partitions;
 pub mod placement;
 pub mod producer_ids;
+pub mod reassignment;
 pub mod refusal;
 pub mod registration;
 pub mod topics;
+pub mod upkeep;
+
+#[cfg(test)]
+mod random_tests;
 
 #[cfg(test)]
 pub(crate) mod tests_support;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use kittiwake_raft::{CommandError, ProposeError};
+use kittiwake_raft::{CommandError, MembershipError, MembershipRefusal, ProposeError};
 
 use super::placement::PlacementError;
 use crate::api::ErrorCode;
@@ -89,6 +89,27 @@ impl From<ProposeError> for Refusal {
             }
             ProposeError::Unavailable => ErrorCode::RequestTimedOut,
             ProposeError::Rejected(_) => ErrorCode::InvalidRequest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<MembershipError> for Refusal {
+    fn from(error: MembershipError) -> Self {
+        let code = match &error {
+            MembershipError::Refused(MembershipRefusal::UnknownMember(_)) => {
+                ErrorCode::BrokerIdNotRegistered
+            }
+            MembershipError::Refused(MembershipRefusal::Invalid(_)) => ErrorCode::InvalidRequest,
+            MembershipError::Refused(
+                MembershipRefusal::LastVoter(_)
+                | MembershipRefusal::NotCaughtUp(_)
+                | MembershipRefusal::InProgress,
+            ) => ErrorCode::PolicyViolation,
+            MembershipError::NotController { .. } | MembershipError::Stopped(_) => {
+                ErrorCode::NotController
+            }
+            MembershipError::Unavailable => ErrorCode::RequestTimedOut,
         };
         Self::new(code, error.to_string())
     }

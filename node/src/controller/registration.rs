@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::BrokerConfig;
 use crate::config::topic::topic_key;
 
-/// Pause between attempts while no majority answers: shorter than an election, so that a start does not wait for it.
+/// Pause between proposals of which it is not known what became: one that was lost with its controller fails at once.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Why a broker could not register.
@@ -118,16 +118,13 @@ pub async fn propose_min_insync_replicas(
     }
 }
 
-/// Proposes a command that may be applied twice without harm, until it is answered.
+/// Proposes a command that may be applied twice without harm, until it is answered. The quorum itself waits for a new
+/// controller; what comes back from it has had its time.
 async fn insist(quorum: &MetadataQuorum, command: Command) -> Result<Outcome, ProposeError> {
-    let mut waiting = false;
     loop {
         match quorum.propose(command.clone()).await {
             Err(error @ (ProposeError::NotController { .. } | ProposeError::Unavailable)) => {
-                if !waiting {
-                    info!(%error, "waiting for the metadata quorum");
-                }
-                waiting = true;
+                info!(%error, command = command.name(), "waiting for the metadata quorum");
                 tokio::time::sleep(RETRY).await;
             }
             answered => return answered,

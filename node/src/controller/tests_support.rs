@@ -1,9 +1,11 @@
 //! Images to test against.
 
 use kittiwake_raft::{
-    BrokerId, ClusterImage, Command, DirectoryId, Endpoint, IncarnationId, LastStop, NewTopic,
-    RegisterBroker, TopicId,
+    BrokerId, ClusterImage, Command, DirectoryId, Election, Endpoint, IncarnationId, IsrMember,
+    LastStop, NewTopic, Partition, PartitionChange, RegisterBroker, TopicId,
 };
+
+use super::partitions::unchanged;
 
 /// The listener of every broker in [`image_of`].
 pub(crate) const LISTENER: &str = "PLAINTEXT";
@@ -76,4 +78,66 @@ pub(crate) fn apply(image: &mut ClusterImage, command: Command) {
         results.iter().all(Result::is_ok),
         "{command:?}: {results:?}"
     );
+}
+
+/// A partition of a topic that exists.
+pub(crate) fn partition_of<'a>(
+    image: &'a ClusterImage,
+    topic: &str,
+    index: usize,
+) -> &'a Partition {
+    let topic = image.topic_by_name(topic).expect("the topic exists");
+    &topic.partitions[index]
+}
+
+/// Brings a live broker into the ISR of every led partition it has a replica of, as the leaders would.
+pub(crate) fn rejoin(image: &mut ClusterImage, broker: BrokerId) {
+    let behind = |partition: &Partition| {
+        partition.leader.is_some()
+            && partition.replicas.contains(&broker)
+            && !partition.isr.contains(&broker)
+    };
+    let changes = changes(image, behind, |partition, change| {
+        let members = partition.isr.iter().copied().chain([broker]);
+        change.isr = Some(
+            members
+                .map(|broker| IsrMember {
+                    broker,
+                    broker_epoch: None,
+                })
+                .collect(),
+        );
+    });
+    apply(image, Command::AlterPartitions(changes));
+}
+
+/// Elects `to` in the first `count` partitions of a topic.
+pub(crate) fn move_leaders(image: &mut ClusterImage, topic: &str, count: usize, to: BrokerId) {
+    let id = image.topic_by_name(topic).expect("the topic exists").id;
+    let mut changes = changes(
+        image,
+        |_| true,
+        |_, change| change.leader = Some(Election::Clean(to)),
+    );
+    changes.retain(|change| change.topic == id);
+    changes.truncate(count);
+    apply(image, Command::AlterPartitions(changes));
+}
+
+fn changes(
+    image: &ClusterImage,
+    concerned: impl Fn(&Partition) -> bool,
+    fill: impl Fn(&Partition, &mut PartitionChange),
+) -> Vec<PartitionChange> {
+    let mut changes = Vec::new();
+    for topic in image.topics() {
+        for (index, partition) in (0..).zip(&topic.partitions) {
+            if concerned(partition) {
+                let mut change = unchanged(topic, index, partition);
+                fill(partition, &mut change);
+                changes.push(change);
+            }
+        }
+    }
+    changes
 }

@@ -20,7 +20,8 @@ pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
 /// Partitions of a cluster. Every node keeps all of them in memory and sends them in one Metadata response.
 pub const PARTITIONS_PER_CLUSTER_MAX: usize = 200_000;
 
-/// Replicas of a partition where the configuration does not say and there are as many brokers.
+/// Replicas of a partition where the configuration does not say and there are as many brokers, or will be: voters that
+/// have not registered yet count.
 const DEFAULT_REPLICATION_FACTOR: usize = 3;
 
 /// The topic of consumer offsets.
@@ -282,7 +283,9 @@ fn replica_count(
     config: &BrokerConfig,
 ) -> Result<usize, Refusal> {
     let Some(factor) = asked.or(config.default_replication_factor) else {
-        return Ok(image.brokers.len().clamp(1, DEFAULT_REPLICATION_FACTOR));
+        // A node that starts first must not leave topics with fewer replicas than the cluster will have nodes.
+        let brokers = image.brokers.len().max(config.cluster_voters.0.len());
+        return Ok(brokers.clamp(1, DEFAULT_REPLICATION_FACTOR));
     };
     usize::try_from(factor)
         .ok()
@@ -458,6 +461,21 @@ mod tests {
                 "{brokers} brokers"
             );
         }
+    }
+
+    #[test]
+    fn a_cluster_that_forms_does_not_leave_topics_with_too_few_replicas() {
+        let mut config = BrokerConfig::default();
+        config.cluster_voters = "0@a:1,1@b:1,2@c:1".parse().unwrap();
+        let planned = |brokers| {
+            let image = image_of(brokers);
+            let room = Room::of(&image);
+            plan_topic(&image, &config, &spec("t"), Start::default(), &room)
+                .map(|topic| topic.partitions[0].len())
+                .map_err(|refusal| refusal.code)
+        };
+        assert_eq!(planned(2), Err(ErrorCode::InvalidReplicationFactor));
+        assert_eq!(planned(3), Ok(3));
     }
 
     #[test]

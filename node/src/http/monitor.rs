@@ -63,7 +63,12 @@ impl Monitor {
             .set(signed(*broker.partitions.reconciled().borrow()));
         metrics
             .is_controller
-            .set((broker.quorum.controller() == Some(broker.node_id)).into());
+            .set(broker.quorum.is_controller().into());
+        let registered = image.broker(broker.node_id);
+        metrics
+            .fenced
+            .set(registered.is_none_or(|registered| registered.fenced).into());
+        metrics.lease_valid.set(broker.lease.is_valid().into());
         metrics.log_dir_online.set((!log_dir.is_offline()).into());
         match statvfs(log_dir.path()) {
             Ok(space) => drop(
@@ -121,6 +126,9 @@ impl Monitored for Monitor {
         match broker.image().broker(broker.node_id) {
             None => Err("not registered".into()),
             Some(registered) if registered.fenced => Err("fenced".into()),
+            Some(_) if !broker.lease.is_valid() => {
+                Err("no controller answers: writes are refused".into())
+            }
             Some(_) => Ok(()),
         }
     }

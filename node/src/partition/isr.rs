@@ -12,12 +12,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::leader::Committed;
-use super::manager::PartitionManager;
 use super::replica::Partition;
+use crate::broker::Broker;
 
 /// Changes in one entry of the metadata log.
 const CHANGES_MAX: usize = 5_000;
@@ -51,24 +52,6 @@ impl IsrUpdates {
 
     fn is_empty(&self) -> bool {
         self.waiting.lock().is_empty()
-    }
-
-    /// Proposes what is queued until `shutdown`.
-    pub async fn run(
-        self: Arc<Self>,
-        quorum: MetadataQuorum,
-        broker: BrokerId,
-        shutdown: CancellationToken,
-    ) {
-        let proposing = async {
-            loop {
-                if self.is_empty() {
-                    self.added.notified().await;
-                }
-                self.propose(&quorum, broker).await;
-            }
-        };
-        shutdown.run_until_cancelled(proposing).await;
     }
 
     async fn propose(&self, quorum: &MetadataQuorum, broker: BrokerId) {
@@ -152,17 +135,32 @@ pub(super) fn committed(partition: &kittiwake_raft::Partition) -> Committed {
     }
 }
 
-/// Lets the leaders of this node notice that time passes, until `shutdown`.
-pub async fn tick(partitions: Arc<PartitionManager>, shutdown: CancellationToken) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
+/// Proposes the ISR changes of the partitions that `broker` leads, and lets them notice that time passes, until
+/// `shutdown`.
+pub async fn run(broker: Arc<Broker>, shutdown: CancellationToken) {
+    let updates = Arc::clone(broker.partitions.isr_updates());
+    let proposing = async {
+        loop {
+            if updates.is_empty() {
+                updates.added.notified().await;
+            }
+            updates.propose(&broker.quorum, broker.node_id).await;
         }
-        for partition in partitions.led_with_followers() {
-            partition.tick();
+    };
+    let ticking = async {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for partition in broker.partitions.led_with_followers() {
+                partition.tick();
+            }
+            broker.replica_sessions.retain(&broker.image());
         }
+    };
+    tokio::select! {
+        () = proposing => {}
+        () = ticking => {}
+        () = shutdown.cancelled() => {}
     }
 }

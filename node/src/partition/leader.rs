@@ -222,6 +222,11 @@ impl Leader {
         self.isr.len() >= self.min_insync_replicas.min(self.followers.len() + 1)
     }
 
+    /// Whether `broker` has a replica to follow with, as far as this leader knows.
+    pub fn is_follower(&self, broker: BrokerId) -> bool {
+        self.followers.contains_key(&broker)
+    }
+
     /// The ISR change that waits for the quorum.
     pub fn proposal(&self) -> Option<&Proposal> {
         self.proposal.as_ref()

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::isr::{IsrUpdates, committed};
 use super::replica::{Following, Partition, Settings};
 use crate::api::ErrorCode;
+use crate::cluster::ControllerLease;
 use crate::config::{BrokerConfig, TopicConfig};
 
 /// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
@@ -49,6 +50,7 @@ pub struct PartitionManager {
     /// Logs found at start that no topic has claimed yet.
     unclaimed: Mutex<HashMap<(TopicId, i32), Found>>,
     reconciled: watch::Sender<u64>,
+    lease: Arc<ControllerLease>,
     isr_updates: Arc<IsrUpdates>,
     fetchers: Arc<dyn Fetchers>,
 }
@@ -138,6 +140,7 @@ impl PartitionManager {
         config: Arc<BrokerConfig>,
         log_dir: Arc<LogDir>,
         loaded: Loaded,
+        lease: Arc<ControllerLease>,
         fetchers: Arc<dyn Fetchers>,
     ) -> Self {
         let mut unclaimed = HashMap::new();
@@ -165,6 +168,7 @@ impl PartitionManager {
             registry: RwLock::default(),
             unclaimed: Mutex::new(unclaimed),
             reconciled: watch::Sender::new(0),
+            lease,
             isr_updates: Arc::default(),
             fetchers,
         }
@@ -514,7 +518,7 @@ impl PartitionManager {
                         index,
                         opened,
                         settings,
-                        Arc::clone(&self.isr_updates),
+                        (Arc::clone(&self.lease), Arc::clone(&self.isr_updates)),
                     );
                     LocalPartition::Open(Arc::new(partition))
                 }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
 use super::follower::{self, Answer, Continuity, Verdict, View};
@@ -28,6 +28,7 @@ use super::leader::{Action, Committed, Event, Leader, Reign};
 use super::readers::{Followers, Readers, Slot};
 use crate::api::ErrorCode;
 use crate::broker::uptime_ms;
+use crate::cluster::ControllerLease;
 use crate::config::topic::Durability;
 
 /// When a producer counts its records as written (`acks`).
@@ -145,6 +146,10 @@ pub struct Partition {
     readers: Readers,
     /// Sessions of followers that wait for the log end.
     followers: Followers,
+    /// Notified when a follower has shown how far it is, or the role is another.
+    follower_fetched: Notify,
+    /// Without a valid one this node may have been replaced, and does not know yet.
+    lease: Arc<ControllerLease>,
     isr_updates: Arc<IsrUpdates>,
     /// Whether a flush that acknowledgements wait for is under way.
     flushing: AtomicBool,
@@ -214,7 +219,7 @@ impl Partition {
         index: i32,
         (log, high_watermark): (Arc<Log>, Offset),
         settings: Settings,
-        isr_updates: Arc<IsrUpdates>,
+        (lease, isr_updates): (Arc<ControllerLease>, Arc<IsrUpdates>),
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.log_start_offset(), log.log_end_offset());
         Self {
@@ -228,6 +233,8 @@ impl Partition {
             standing: Mutex::default(),
             readers: Readers::default(),
             followers: Followers::default(),
+            follower_fetched: Notify::new(),
+            lease,
             isr_updates,
             flushing: AtomicBool::new(false),
         }
@@ -340,6 +347,9 @@ impl Partition {
         epoch: Option<LeaderEpoch>,
         now_ms: i64,
     ) -> Result<(Appended, LeaderEpoch), AppendRefused> {
+        if !self.lease.is_valid() {
+            return Err(AppendRefused::NotLeader);
+        }
         let mut standing = self.standing.lock();
         let leader = standing.leader().ok_or(AppendRefused::NotLeader)?;
         if epoch.is_some_and(|epoch| epoch != leader.epoch()) {
@@ -388,7 +398,8 @@ impl Partition {
     ///
     /// # Errors
     /// NOT_LEADER_OR_FOLLOWER, FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH, as for any reader; every replica fetch
-    /// names its epoch.
+    /// names its epoch. REPLICA_NOT_AVAILABLE for a replica that this node has not heard of: it asks again, and is then
+    /// counted from its first fetch on.
     pub fn fetched(self: &Arc<Self>, fetch: &FollowerFetch) -> Result<Continuity, ErrorCode> {
         let mut standing = self.standing.lock();
         let leader = standing.leader().ok_or(ErrorCode::NotLeaderOrFollower)?;
@@ -396,6 +407,9 @@ impl Partition {
             std::cmp::Ordering::Less => return Err(ErrorCode::FencedLeaderEpoch),
             std::cmp::Ordering::Greater => return Err(ErrorCode::UnknownLeaderEpoch),
             std::cmp::Ordering::Equal => {}
+        }
+        if !leader.is_follower(fetch.replica) {
+            return Err(ErrorCode::ReplicaNotAvailable);
         }
         let continuity = self.continuity(fetch.from, fetch.last_epoch);
         // Only what is a prefix of this log counts: the same offset in another history is other records.
@@ -409,6 +423,7 @@ impl Partition {
                 now_ms: uptime_ms(),
             });
             self.carry_out(&mut standing, &actions);
+            self.follower_fetched.notify_waiters();
         }
         Ok(continuity)
     }
@@ -465,7 +480,10 @@ impl Partition {
         if before > high_watermark || before < Offset::ZERO {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        let moved = self.log.advance_log_start(before, high_watermark);
+        let moved = self.log.advance_log_start(before, high_watermark).and_then(|start| {
+            self.log.checkpoint_log_start()?;
+            Ok(start)
+        });
         self.followers.announce(true);
         moved.map_err(|error| match error {
             RetainError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
@@ -476,15 +494,25 @@ impl Partition {
         })
     }
 
-    /// The smallest log start over the in-sync replicas.
+    /// Waits until every in-sync replica's log starts at `start` or later; returns the smallest of their starts.
     ///
     /// # Errors
     /// NOT_LEADER_OR_FOLLOWER.
-    pub fn low_watermark(&self) -> Result<Offset, ErrorCode> {
-        let own = self.log_start_offset();
-        let mut standing = self.standing.lock();
-        let leader = standing.leader().ok_or(ErrorCode::NotLeaderOrFollower)?;
-        Ok(leader.low_watermark(own))
+    pub async fn low_watermark_reaches(&self, start: Offset) -> Result<Offset, ErrorCode> {
+        loop {
+            // Before the look: a fetch in between wakes this.
+            let fetched = self.follower_fetched.notified();
+            let low_watermark = {
+                let own = self.log_start_offset();
+                let mut standing = self.standing.lock();
+                let leader = standing.leader().ok_or(ErrorCode::NotLeaderOrFollower)?;
+                leader.low_watermark(own)
+            };
+            if low_watermark >= start {
+                return Ok(low_watermark);
+            }
+            fetched.await;
+        }
     }
 
     /// The ISR change that waits for the quorum, asked for by the broker with this registration.
@@ -523,6 +551,7 @@ impl Partition {
     pub(super) fn isr_changed(self: &Arc<Self>, epoch: LeaderEpoch, committed: Committed) {
         if self.leader_epoch() == epoch {
             self.step(Event::Committed(committed));
+            self.follower_fetched.notify_waiters();
         }
     }
 
@@ -702,6 +731,7 @@ impl Partition {
     }
 
     fn wake_all(&self) {
+        self.follower_fetched.notify_waiters();
         self.readers.wake();
         self.followers.announce(true);
     }

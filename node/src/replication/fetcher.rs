@@ -154,14 +154,16 @@ impl Fetcher {
             .and_then(|leader| leader.endpoint(REPLICATION_LISTENER))
             .ok_or_else(|| io::Error::other("it has no replication listener"))?;
         let config = &self.shared.config;
+        let client_id = format!("replica-{}", self.shared.node_id);
         let channel = Channel::connect(
             &endpoint.host,
             endpoint.port,
-            &format!("replica-{}", self.shared.node_id),
+            &client_id,
             config.replica_socket_timeout_ms,
             config.replica_fetch_response_max_bytes as usize,
-        );
-        Ok(channel.await?)
+        )
+        .await?;
+        Ok(channel)
     }
 
     /// One connection, from its beginning to its end.
@@ -325,7 +327,7 @@ impl Fetcher {
                 }
             }
         }
-        let bytes = answers.iter().map(|answer| answer.records().len()).sum();
+        let bytes: usize = answers.iter().map(|answer| answer.records().len()).sum();
         self.shared.counters.fetches.inc();
         self.shared.counters.bytes.inc_by(bytes as u64);
         let is_heavy = bytes >= HEAVY_BYTES || answers.iter().any(Received::may_rewind);

@@ -13,4 +13,4 @@ mod fetcher;
 mod pool;
 pub mod sessions;
 
-pub use pool::FetcherPool;
+pub use pool::{FetchCounters, FetcherPool};

@@ -119,7 +119,7 @@ fn decode_topic(topic: record::Topic) -> Result<Topic, CodecError> {
     })
 }
 
-fn encode_partition(partition: &Partition) -> record::Partition {
+pub(super) fn encode_partition(partition: &Partition) -> record::Partition {
     record::Partition {
         replicas: numbers(&partition.replicas),
         isr: numbers(&partition.isr),
@@ -133,7 +133,7 @@ fn encode_partition(partition: &Partition) -> record::Partition {
     }
 }
 
-fn decode_partition(partition: &record::Partition) -> Partition {
+pub(super) fn decode_partition(partition: &record::Partition) -> Partition {
     Partition {
         replicas: brokers(&partition.replicas),
         isr: brokers(&partition.isr),

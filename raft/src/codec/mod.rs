@@ -6,6 +6,7 @@
 mod command;
 mod image;
 mod log;
+mod outcome;
 
 use kittiwake_proto::metadata::v1 as pb;
 
@@ -18,6 +19,7 @@ pub(crate) use log::{
     decode_entry, decode_log_id, decode_stored_membership, decode_vote, encode_entry,
     encode_log_id, encode_stored_membership, encode_vote,
 };
+pub(crate) use outcome::{decode_outcome, encode_outcome};
 
 /// A record that this version cannot have written.
 #[derive(Debug, thiserror::Error)]

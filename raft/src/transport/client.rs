@@ -1,6 +1,7 @@
-//! The calling side: one connection per member, made when it is needed.
+//! The calling side.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kittiwake_proto::kittiwake::raft::v1 as pb;
@@ -14,38 +15,29 @@ use openraft::type_config::alias::SnapshotOf;
 use pb::raft_client::RaftClient;
 use prost::bytes::Bytes;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::codec::{CodecError, encode_log_id, encode_stored_membership, encode_vote};
 use crate::ids::DirectoryId;
+use crate::transport::SNAPSHOT_CHUNK_BYTES;
+use crate::transport::connection::{AddressBook, Connection, connect};
 use crate::transport::messages::{
     decode_append_response, decode_transfer_response, decode_vote_response, encode_append,
     encode_transfer, encode_vote_request, required_vote,
 };
-use crate::transport::{MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES};
 use crate::types::{MemberNode, Types, Vote};
 
 /// Connects to other members of one cluster.
 pub(crate) struct Network {
     pub(crate) cluster_id: String,
+    pub(crate) addresses: Arc<AddressBook>,
 }
 
 /// Calls one member.
 pub(crate) struct Peer {
     to: pb::Recipient,
-    /// `None` if the address is not one.
-    client: Option<RaftClient<Channel>>,
-}
-
-fn connect(address: &str) -> Option<RaftClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    let channel = endpoint.tcp_nodelay(true).connect_lazy();
-    Some(
-        RaftClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX),
-    )
+    connection: Connection,
 }
 
 /// Asks whoever listens at `address` who it is.
@@ -64,6 +56,21 @@ pub(crate) async fn describe(
         .map(Response::into_inner)
 }
 
+/// Asks whoever listens at `address` to take a node in.
+pub(crate) async fn join(
+    address: &str,
+    request: pb::JoinRequest,
+    deadline: Duration,
+) -> Result<pb::MembershipResponse, Status> {
+    let mut client = connect(address).ok_or_else(|| Status::invalid_argument("not a host:port"))?;
+    let mut request = Request::new(request);
+    request.set_timeout(deadline);
+    let answer = timeout(deadline, client.join(request)).await;
+    answer
+        .map_err(|_| Status::deadline_exceeded("no answer"))?
+        .map(Response::into_inner)
+}
+
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
@@ -73,7 +80,7 @@ impl RaftNetworkFactory<Types> for Network {
                 cluster_id: self.cluster_id.clone(),
                 directory_id: target.to_bytes().to_vec().into(),
             },
-            client: connect(&node.address),
+            connection: Connection::new(Arc::clone(&self.addresses), target, node.clone()),
         }
     }
 }
@@ -119,7 +126,7 @@ impl From<Failure> for StreamingError<Types> {
 impl Peer {
     /// One call with its deadline, on this side and announced to the other.
     async fn call<Q, A, F>(
-        &self,
+        &mut self,
         option: &RPCOption,
         message: Q,
         send: impl FnOnce(RaftClient<Channel>, Request<Q>) -> F,
@@ -128,18 +135,22 @@ impl Peer {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let client = self
-            .client
-            .clone()
+            .connection
+            .client()
             .ok_or_else(|| Failure::Unreachable("the member's address is not host:port".into()))?;
         let deadline = option.soft_ttl();
         let mut request = Request::new(message);
         request.set_timeout(deadline);
-        match timeout(deadline, send(client, request)).await {
-            Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(Failure::Unreachable(format!(
-                "no answer within {deadline:?}"
-            ))),
+        let answer = timeout(deadline, send(client, request)).await;
+        if let Ok(Ok(answer)) = answer {
+            self.connection.answered();
+            return Ok(answer.into_inner());
         }
+        self.connection.failed();
+        Err(match answer {
+            Ok(Err(status)) => status.into(),
+            _ => Failure::Unreachable(format!("no answer within {deadline:?}")),
+        })
     }
 }
 

@@ -4,10 +4,12 @@
 //! round, not the leader's attention.
 
 mod client;
+mod connection;
 mod messages;
 mod server;
 
-pub(crate) use client::{Network, describe};
+pub(crate) use client::{Network, describe, join};
+pub(crate) use connection::{AddressBook, Connection};
 pub use server::RaftService;
 
 /// Largest message that is accepted: a full read of the log ([`READ_BYTES_MAX`]) or one command of

@@ -1,56 +1,63 @@
 //! The answering side.
 
+use std::sync::Arc;
+
 use kittiwake_proto::kittiwake::raft::v1 as pb;
-use openraft::Raft;
 use openraft::errors::Fatal;
 use pb::raft_server::Raft as RaftRpc;
 use prost::bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::codec::{CodecError, decode_log_id, decode_stored_membership, encode_vote};
-use crate::ids::{BrokerId, DirectoryId};
+use crate::codec::{
+    CodecError, decode_command, decode_log_id, decode_stored_membership, directory_id, encode_vote,
+};
+use crate::forward::{ChangeMember, check_size, encode_changed, encode_proposed};
+use crate::ids::BrokerId;
+use crate::local::Local;
 use crate::snapshot::Snapshot;
-use crate::state_machine::StateMachine;
 use crate::transport::SNAPSHOT_BYTES_MAX;
 use crate::transport::messages::{
     decode_append, decode_transfer, decode_vote_request, encode_append_response,
     encode_transfer_response, encode_vote_response, required_vote,
 };
-use crate::types::{SnapshotMeta, Types};
+use crate::types::{MemberNode, SnapshotMeta, Types};
 
 /// Answers other members of the quorum.
 #[derive(Clone)]
 pub struct RaftService {
-    pub(crate) raft: Raft<Types, StateMachine>,
-    pub(crate) cluster_id: String,
-    pub(crate) broker: BrokerId,
-    pub(crate) directory_id: DirectoryId,
+    pub(crate) local: Arc<Local>,
     /// Set when this node must stop: see [`RaftService::undecodable`].
     pub(crate) failure: watch::Sender<Option<String>>,
 }
 
 impl RaftService {
     fn check_cluster(&self, cluster_id: &str) -> Result<(), Status> {
-        if cluster_id == self.cluster_id {
+        if cluster_id == self.local.cluster_id {
             return Ok(());
         }
         Err(Status::failed_precondition(format!(
             "this is cluster '{}'",
-            self.cluster_id
+            self.local.cluster_id
         )))
     }
 
     fn check_recipient(&self, to: Option<&pb::Recipient>) -> Result<(), Status> {
         let to = to.ok_or_else(|| Status::invalid_argument("no recipient"))?;
         self.check_cluster(&to.cluster_id)?;
-        if to.directory_id.as_ref() == self.directory_id.as_bytes() {
+        if to.directory_id.as_ref() == self.local.directory_id.as_bytes() {
             return Ok(());
         }
         Err(Status::failed_precondition(format!(
             "this is directory {}",
-            self.directory_id
+            self.local.directory_id
         )))
+    }
+
+    /// Until when this node tries what it was asked to do.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.local.propose_timeout
     }
 
     /// A command of a later version cannot be stored, because it could not be applied: this node
@@ -59,7 +66,7 @@ impl RaftService {
         if matches!(error, CodecError::UnknownCommand { .. }) {
             tracing::error!(%error, "the controller runs a later version; this node stops");
             self.failure.send_replace(Some(error.to_string()));
-            let raft = self.raft.clone();
+            let raft = self.local.raft.clone();
             tokio::spawn(async move { raft.shutdown().await });
         }
         Status::invalid_argument(error.to_string())
@@ -81,10 +88,10 @@ impl RaftRpc for RaftService {
         request: Request<pb::DescribeRequest>,
     ) -> Result<Response<pb::DescribeResponse>, Status> {
         self.check_cluster(&request.get_ref().cluster_id)?;
-        let has_state = self.raft.is_initialized().await.map_err(stopped)?;
+        let has_state = self.local.raft.is_initialized().await.map_err(stopped)?;
         Ok(Response::new(pb::DescribeResponse {
-            directory_id: self.directory_id.to_bytes().to_vec().into(),
-            broker: self.broker.0,
+            directory_id: self.local.directory_id.to_bytes().to_vec().into(),
+            broker: self.local.node.broker.0,
             has_state,
         }))
     }
@@ -96,7 +103,12 @@ impl RaftRpc for RaftService {
         let request = request.get_ref();
         self.check_recipient(request.to.as_ref())?;
         let request = decode_append(request).map_err(|error| self.undecodable(&error))?;
-        let answer = self.raft.append_entries(request).await.map_err(failed)?;
+        let answer = self
+            .local
+            .raft
+            .append_entries(request)
+            .await
+            .map_err(failed)?;
         Ok(Response::new(encode_append_response(&answer)))
     }
 
@@ -107,7 +119,7 @@ impl RaftRpc for RaftService {
         let request = request.get_ref();
         self.check_recipient(request.to.as_ref())?;
         let request = decode_vote_request(request).map_err(|error| self.undecodable(&error))?;
-        let answer = self.raft.vote(request).await.map_err(failed)?;
+        let answer = self.local.raft.vote(request).await.map_err(failed)?;
         Ok(Response::new(encode_vote_response(&answer)))
     }
 
@@ -118,7 +130,7 @@ impl RaftRpc for RaftService {
         let request = request.get_ref();
         self.check_recipient(request.to.as_ref())?;
         let request = decode_vote_request(request).map_err(|error| self.undecodable(&error))?;
-        let answer = self.raft.pre_vote(request).await.map_err(failed)?;
+        let answer = self.local.raft.pre_vote(request).await.map_err(failed)?;
         Ok(Response::new(encode_vote_response(&answer)))
     }
 
@@ -137,7 +149,7 @@ impl RaftRpc for RaftService {
         let announced = announced_meta(&first).map_err(|error| self.undecodable(&error))?;
         // openraft takes a snapshot at its word; what cannot be read must not get that far.
         let snapshot = Snapshot::decode(bytes.clone()).map_err(|error| self.undecodable(&error))?;
-        if snapshot.meta() != announced || *snapshot.image.cluster_id != *self.cluster_id {
+        if snapshot.meta() != announced || *snapshot.image.cluster_id != *self.local.cluster_id {
             return Err(Status::invalid_argument(
                 "the snapshot is not the one announced",
             ));
@@ -147,6 +159,7 @@ impl RaftRpc for RaftService {
             snapshot: bytes,
         };
         let answer = self
+            .local
             .raft
             .install_full_snapshot(vote, snapshot)
             .await
@@ -162,14 +175,85 @@ impl RaftRpc for RaftService {
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = request.get_ref();
         self.check_recipient(request.to.as_ref())?;
-        let request = decode_transfer(self.directory_id, request)
+        let request = decode_transfer(self.local.directory_id, request)
             .map_err(|error| self.undecodable(&error))?;
         let answer = self
+            .local
             .raft
             .handle_transfer_leader(request)
             .await
             .map_err(stopped)?;
         Ok(Response::new(encode_transfer_response(&answer)))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        let request = request.get_ref();
+        self.check_recipient(request.to.as_ref())?;
+        let rejected = |reason: String| {
+            Ok(Response::new(pb::ProposeResponse {
+                result: Some(pb::propose_response::Result::Rejected(reason)),
+            }))
+        };
+        let Some(record) = request.command.as_ref() else {
+            return rejected("no command".into());
+        };
+        if let Err(reason) = check_size(record) {
+            return rejected(reason);
+        }
+        // A command this version does not know is the proposer's trouble, not a reason to stop.
+        let command = match decode_command(record) {
+            Ok(command) => Arc::new(command),
+            Err(error) => return rejected(error.to_string()),
+        };
+        let proposed = self.local.propose(command, self.deadline()).await;
+        Ok(Response::new(encode_proposed(proposed)))
+    }
+
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::MembershipResponse>, Status> {
+        let request = request.get_ref();
+        self.check_cluster(&request.cluster_id)?;
+        let invalid = |error: CodecError| Status::invalid_argument(error.to_string());
+        let member = request.member.as_ref();
+        let member = member.ok_or(CodecError::Field("member")).map_err(invalid)?;
+        let id = directory_id(&member.directory_id).map_err(invalid)?;
+        if member.broker < 0 || member.address.is_empty() {
+            return Err(invalid(CodecError::Field("member")));
+        }
+        let node = MemberNode {
+            broker: BrokerId(member.broker),
+            address: member.address.clone(),
+        };
+        let committed = request.committed.as_ref().map(decode_log_id);
+        let admitted = self.local.admit(id, node, committed, self.deadline()).await;
+        Ok(Response::new(encode_changed(admitted)))
+    }
+
+    async fn add_voter(
+        &self,
+        request: Request<pb::MemberRequest>,
+    ) -> Result<Response<pb::MembershipResponse>, Status> {
+        let request = request.get_ref();
+        self.check_recipient(request.to.as_ref())?;
+        let change = ChangeMember::AddVoter(BrokerId(request.broker));
+        let changed = self.local.change_member(change, self.deadline()).await;
+        Ok(Response::new(encode_changed(changed)))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<pb::MemberRequest>,
+    ) -> Result<Response<pb::MembershipResponse>, Status> {
+        let request = request.get_ref();
+        self.check_recipient(request.to.as_ref())?;
+        let change = ChangeMember::Remove(BrokerId(request.broker));
+        let changed = self.local.change_member(change, self.deadline()).await;
+        Ok(Response::new(encode_changed(changed)))
     }
 }
 

@@ -67,6 +67,8 @@ pub struct SegmentReader {
     /// Base offset of the next segment.
     successor: Option<Offset>,
     position: u64,
+    /// Offset after the last batch.
+    reached: Option<Offset>,
     window: Vec<u8>,
     window_at: u64,
 }
@@ -80,6 +82,7 @@ impl SegmentReader {
             length,
             successor,
             position: 0,
+            reached: None,
             window: Vec::new(),
             window_at: 0,
         })
@@ -98,6 +101,9 @@ impl SegmentReader {
         if left == 0 {
             return Ok(Step::End(position, SegmentEnd::File));
         }
+        if self.reached.is_some() && self.reached == self.successor {
+            return self.superseded(left);
+        }
         let head = self.bytes(position, left.min(HEADER_LEN as u64) as usize)?;
         if head.iter().all(|&byte| byte == 0) {
             let end = SegmentEnd::Zeros {
@@ -114,10 +120,7 @@ impl SegmentReader {
             .successor
             .is_some_and(|successor| header.base_offset >= successor)
         {
-            return Ok(Step::End(
-                position,
-                SegmentEnd::Successor { superseded: left },
-            ));
+            return self.superseded(left);
         }
         if header.size() as u64 > left {
             return self.damage(BatchError::Corrupt(format!(
@@ -127,11 +130,25 @@ impl SegmentReader {
         }
         let crc = self.check_crc(position, &header)?;
         self.position += header.size() as u64;
+        self.reached = Some(header.next_offset());
         Ok(Step::Batch(FoundBatch {
             position,
             header,
             crc,
         }))
+    }
+
+    /// The segment ends where its successor begins. What follows, unless it is allocated space, a truncation
+    /// has cut off; nobody has to be able to read it.
+    fn superseded(&mut self, left: u64) -> io::Result<Step> {
+        let end = match self.first_nonzero(self.position)? {
+            Some(_) => SegmentEnd::Successor { superseded: left },
+            None => SegmentEnd::Zeros {
+                bytes: left,
+                nonzero_at: None,
+            },
+        };
+        Ok(Step::End(self.position, end))
     }
 
     fn damage(&mut self, reason: BatchError) -> io::Result<Step> {

@@ -65,10 +65,11 @@ pub fn verify(dir: &PartitionDir, stopped_cleanly: bool) -> Result<Report, Inspe
     for &base in dir.segments() {
         verifier.segment(base)?;
     }
-    verifier.leader_epochs()?;
+    let flushed = dir.recovery_point()?;
+    verifier.leader_epochs(flushed)?;
     verifier.snapshots_beyond();
     let end = verifier.report.end_offset;
-    if let Some(flushed) = dir.recovery_point()?
+    if let Some(flushed) = flushed
         && end < flushed
     {
         verifier.fault(
@@ -452,9 +453,15 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn leader_epochs(&mut self) -> Result<(), InspectError> {
+    /// The checkpoint is written before what it tells of counts as flushed: behind that it may be, as long as the node
+    /// has not stopped cleanly.
+    fn leader_epochs(&mut self, flushed: Option<Offset>) -> Result<(), InspectError> {
+        let end = match self.stopped_cleanly {
+            true => self.report.end_offset,
+            false => self.report.end_offset.min(flushed.unwrap_or_default()),
+        };
         let epochs = match self.dir.leader_epochs()? {
-            None if self.report.batches == 0 => return Ok(()),
+            None if end <= self.report.start_offset => return Ok(()),
             None => {
                 self.fault(EPOCHS_FILE, None, "missing");
                 return Ok(());
@@ -465,7 +472,7 @@ impl<'a> Verifier<'a> {
             }
             Some(Ok(epochs)) => epochs,
         };
-        let (start, end) = (self.report.start_offset, self.report.end_offset);
+        let start = self.report.start_offset;
         // The checkpoint may begin inside the first segment: records below the log start offset are deleted.
         let known_from = epochs
             .entries()
@@ -473,6 +480,7 @@ impl<'a> Verifier<'a> {
             .map_or(end, |first| first.start_offset.max(start));
         let mut logged = self.epochs.clone();
         logged.truncate_from_start(known_from);
+        logged.truncate_from_end(end);
         let mut noted = epochs;
         noted.truncate_from_start(known_from);
         // A leader that has written nothing yet has its entry already.

@@ -124,18 +124,21 @@ impl LogDir {
             }
             Err(error) => return Err(failed(None, error.to_string())),
         };
-        let (recovery_point, log_start, high_watermark) = self.checkpoints.lock().get(partition);
-        let known = Known {
-            recovery_point,
-            log_start,
-            now_ms,
+        let (known, high_watermark) = {
+            let checkpoints = self.checkpoints.lock();
+            let known = Known {
+                recovery_point: checkpoints.recovery_points.get(partition),
+                log_start: checkpoints.log_starts.get(partition),
+                now_ms,
+            };
+            (known, checkpoints.high_watermarks.get(partition))
         };
         let config = config_for(partition, topic_id);
         let opened = Log::open(
             partition.clone(),
             topic_id,
             path.to_owned(),
-            Arc::clone(&self.disk),
+            (&self.disk, &self.checkpoints),
             config,
             known,
         );

@@ -1,5 +1,6 @@
 //! Making the files say what the scan found: zeros are cut, and what follows the end goes aside.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -40,8 +41,19 @@ impl Scan {
                 self.move_aside(&snapshot)?;
             }
         }
+        // Where segments end that a truncation has cut: their files are given back in the background.
+        let mut superseded = BTreeMap::new();
         for (slot, end) in (from..).zip(std::mem::take(&mut self.ends)) {
             let (base, size) = listing.segments[slot];
+            let successor = listing.segments[..ends_at].get(slot + 1);
+            if size > end.position && successor.is_some() && end.reason.is_none() {
+                let file = File::open(path.join(file_name(base, LOG)))?;
+                if !is_zero(&file, end.position, size)? {
+                    self.report.superseded_bytes += size - end.position;
+                    superseded.insert(slot, end.position);
+                    continue;
+                }
+            }
             if size > end.position {
                 let file = path.join(file_name(base, LOG));
                 self.set_aside(&file, end.position)?;
@@ -57,19 +69,19 @@ impl Scan {
         }
         let kept = &listing.segments[..ends_at];
         let mut segments = Vec::with_capacity(kept.len());
+        let mut unreclaimed = Vec::new();
         for (slot, &(base, size)) in kept.iter().enumerate() {
             let next = kept.get(slot + 1).map(|(next, _)| *next);
-            let size = if slot < from {
-                size
-            } else {
-                fs::metadata(path.join(file_name(base, LOG)))?.len()
+            let size = match superseded.get(&slot) {
+                Some(end) => *end,
+                None if slot < from => size,
+                None => fs::metadata(path.join(file_name(base, LOG)))?.len(),
             };
-            segments.push(Arc::new(Segment::new(
-                Arc::clone(directory),
-                base,
-                size,
-                next,
-            )));
+            let segment = Arc::new(Segment::new(Arc::clone(directory), base, size, next));
+            if superseded.contains_key(&slot) {
+                unreclaimed.push(Arc::clone(&segment));
+            }
+            segments.push(segment);
         }
         self.recall_producers();
         let on_disk = read_epochs(path)?;
@@ -79,6 +91,8 @@ impl Scan {
         let first_timestamp = first_timestamp(&segments[segments.len() - 1])?;
         Ok(Recovered {
             unflushed: segments.len() - from,
+            unreclaimed,
+            restarted_at: None,
             log_start,
             log_end: self.expected.max(log_start),
             epochs_changed: self.epochs != on_disk,
@@ -131,6 +145,20 @@ fn first_timestamp(active: &Segment) -> Result<Option<i64>, OpenError> {
     Ok(Some(
         active.header_at(&log, 0, active.size())?.max_timestamp,
     ))
+}
+
+fn is_zero(file: &File, from: u64, to: u64) -> io::Result<bool> {
+    let mut buffer = vec![0; PIECE_READ];
+    let mut at = from;
+    while at < to {
+        let piece = &mut buffer[..(to - at).min(PIECE_READ as u64) as usize];
+        file.read_exact_at(piece, at)?;
+        if piece.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(true)
 }
 
 fn last_nonzero(file: &File, from: u64, to: u64) -> io::Result<Option<u64>> {

@@ -93,6 +93,10 @@ impl Scan {
         if scan.snapshot_at.is_some_and(|at| at > base) {
             scan.resume_from_index(directory, base, size)?;
         }
+        // What the file says of batches that were not flushed with it may have been truncated since: their
+        // own headers say it again.
+        scan.epochs
+            .truncate_from_end(known.recovery_point.max(scan.expected));
         if let Some(epoch) = scan.epochs.epoch_for(scan.expected) {
             scan.epoch = scan.epoch.max(epoch);
         }
@@ -182,7 +186,7 @@ impl Scan {
         let index = OffsetIndex::open_appending(&segment.path(INDEX), base, INDEX_BYTES_MAX)?;
         let times = TimeIndex::open_appending(&segment.path(TIME_INDEX), base, INDEX_BYTES_MAX)?;
         let log = File::open(segment.path(LOG))?;
-        let mut reader = Reader::new(&log, position, size);
+        let mut reader = HeaderReader::new(&log, position, size);
         let reason = loop {
             match self.next(&mut reader, next)? {
                 Next::Batch(header) => {
@@ -192,7 +196,7 @@ impl Scan {
                         reader.position,
                         REBUILT_INTERVAL,
                     )?;
-                    reader.position += header.size() as u64;
+                    reader.skip(header.size() as u64);
                 }
                 Next::End(reason) => break reason,
             }
@@ -213,7 +217,15 @@ impl Scan {
     }
 
     /// Reads and judges the batch at the reader's position.
-    fn next(&mut self, reader: &mut Reader<'_>, next: Option<Offset>) -> Result<Next, OpenError> {
+    fn next(
+        &mut self,
+        reader: &mut HeaderReader<'_>,
+        next: Option<Offset>,
+    ) -> Result<Next, OpenError> {
+        if next == Some(self.expected) {
+            // A segment ends where its successor begins; what a truncation has cut off may follow.
+            return Ok(Next::End(None));
+        }
         let Some(bytes) = reader.header()? else {
             return Ok(Next::End(None));
         };
@@ -291,7 +303,7 @@ enum Next {
 }
 
 /// Reads a segment from front to back.
-struct Reader<'a> {
+pub(crate) struct HeaderReader<'a> {
     log: &'a File,
     position: u64,
     end: u64,
@@ -300,8 +312,9 @@ struct Reader<'a> {
     body: Vec<u8>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(log: &'a File, position: u64, end: u64) -> Self {
+impl<'a> HeaderReader<'a> {
+    /// Reads the batches from `position` to `end`.
+    pub(crate) fn new(log: &'a File, position: u64, end: u64) -> Self {
         Self {
             log,
             position,
@@ -313,7 +326,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next header, filled up with zeros where the file ends first; `None` at the end.
-    fn header(&mut self) -> io::Result<Option<[u8; HEADER_LEN]>> {
+    pub(crate) fn header(&mut self) -> io::Result<Option<[u8; HEADER_LEN]>> {
         let left = self.end - self.position;
         if left == 0 {
             return Ok(None);
@@ -330,6 +343,11 @@ impl<'a> Reader<'a> {
         let mut header = [0; HEADER_LEN];
         header[..wanted as usize].copy_from_slice(&self.headers[start..start + wanted as usize]);
         Ok(Some(header))
+    }
+
+    /// Steps over the batch of `size` bytes whose header was read.
+    pub(crate) fn skip(&mut self, size: u64) {
+        self.position = (self.position + size).min(self.end);
     }
 
     /// CRC of the batch of `size` bytes at the position, which lies within the file. Read in

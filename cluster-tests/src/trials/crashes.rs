@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::checker::{self, Guarantees};
+use super::judge;
+use crate::checker::Guarantees;
 use crate::history::Recorder;
 use crate::workload::{self, Load, Workload};
 use crate::{Cluster, Options};
@@ -37,14 +38,7 @@ pub fn kill_under_load(count: usize, seed: u64) -> Result<Report> {
     let mut random = StdRng::seed_from_u64(seed);
     // Small segments, so that kills hit rolls too.
     let mut cluster = Cluster::with(Options::nodes(1).config("log.segment.bytes", 4 << 20))?;
-    let load = Load {
-        topic: "kills".into(),
-        partitions: 3,
-        producers: 2,
-        record_bytes: 400,
-        idempotent: true,
-        compression: "none",
-    };
+    let load = Load::of("kills");
     workload::create_topic(&cluster.bootstrap(), &load.topic, load.partitions, &[])?;
     let recorder = Recorder::default();
     let clients = Workload::start(&cluster.bootstrap(), load, recorder.clone())?;
@@ -69,19 +63,7 @@ pub fn kill_under_load(count: usize, seed: u64) -> Result<Report> {
         history.final_reads.len(),
         began.elapsed()
     );
-    let anomalies = checker::check(&history, Guarantees { idempotent: true });
-    if !anomalies.is_empty() {
-        let shown: Vec<String> = anomalies
-            .iter()
-            .take(10)
-            .map(|anomaly| format!("{anomaly:?}"))
-            .collect();
-        bail!(
-            "{} anomalies, the first:\n{}",
-            anomalies.len(),
-            shown.join("\n")
-        );
-    }
+    judge(&history, Guarantees { idempotent: true })?;
     cluster.node(0).terminate()?;
     cluster.check_logs()?;
     Ok(Report {
@@ -89,12 +71,4 @@ pub fn kill_under_load(count: usize, seed: u64) -> Result<Report> {
         acknowledged: recorder.acknowledged(),
         read: history.final_reads.len(),
     })
-}
-
-/// The seed named by `KITTIWAKE_SEED`, else a fresh one. It is always printed, so that a run can be repeated.
-pub fn seed() -> Result<u64> {
-    match std::env::var("KITTIWAKE_SEED") {
-        Ok(text) => Ok(text.parse()?),
-        Err(_) => Ok(rand::random()),
-    }
 }

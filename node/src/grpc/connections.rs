@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-/// Administrators and their tools need a handful; further connections wait in the socket's backlog.
+/// Every node has a few, administrators and their tools a handful; further connections wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 256;
 /// Pause after `accept` failed for want of something that only time brings back.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -1,0 +1,204 @@
+//! This node as a registered broker: from its registration until it leaves.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kittiwake_raft::{BrokerEpoch, RegisterBroker};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::{Heartbeats, Life, Voter};
+use crate::broker::Broker;
+use crate::controller::registration::{self, RegistrationError};
+
+/// What a node brings when it joins.
+pub(crate) struct Joining {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) voter: Arc<Voter>,
+    pub(crate) registration: RegisterBroker,
+    /// For what runs until the node stops serving.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    /// The heartbeats go on until the node has left the cluster.
+    pub(crate) left: CancellationToken,
+}
+
+impl Joining {
+    /// Registers, is heard by the voters, brings partitions in step with the image and lets the broker lead. The epoch
+    /// of this life.
+    ///
+    /// # Errors
+    /// The registration is refused, or the quorum has stopped.
+    pub(crate) async fn join(self) -> Result<BrokerEpoch> {
+        let Self {
+            broker,
+            voter,
+            registration,
+            tasks,
+            shutdown,
+            left,
+        } = self;
+        let (quorum, config) = (&broker.quorum, &broker.config);
+        let incarnation_id = registration.incarnation_id;
+        let epoch = registration::register(quorum, registration)
+            .await
+            .context("cannot register")?;
+        // A node joins once.
+        let _ = broker.epoch.set(epoch);
+        info!(%epoch, "registered");
+        let heartbeats = Heartbeats {
+            life: Life {
+                cluster_id: config.cluster_id.to_string(),
+                broker: config.node_id,
+                incarnation_id,
+                epoch,
+            },
+            quorum: quorum.clone(),
+            voter,
+            lease: Arc::clone(&broker.lease),
+            interval: config.broker_heartbeat_interval_ms,
+            session_timeout: config.broker_session_timeout_ms,
+            answered: broker.metrics.heartbeats_answered.clone(),
+        };
+        tasks.spawn(heartbeats.run(left));
+        registration::propose_min_insync_replicas(quorum, config)
+            .await
+            .context("cannot set the cluster's min.insync.replicas")?;
+        tasks.spawn(Arc::clone(&broker.partitions).run(quorum.watch(), shutdown));
+        let leading_from = unfence(&broker, epoch)
+            .await
+            .context("cannot be unfenced")?;
+        broker.partitions.wait_reconciled(leading_from).await;
+        Ok(epoch)
+    }
+}
+
+/// Is unfenced once the partitions here are as the image says, and there is a lease to lead them by; the metadata offset
+/// from which on it leads.
+async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<u64, RegistrationError> {
+    broker
+        .partitions
+        .wait_reconciled(broker.image().offset)
+        .await;
+    broker.lease.wait_valid().await;
+    registration::unfence(&broker.quorum, broker.node_id, epoch).await
+}
+
+/// Why this process must not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Expelled {
+    /// Somebody else has this node's id.
+    #[error(
+        "another process has registered as node {node_id}: two processes have the same node.id, or \
+         this one was taken for dead and replaced"
+    )]
+    Superseded {
+        /// The id.
+        node_id: kittiwake_raft::BrokerId,
+    },
+    /// An operator has removed the node.
+    #[error("this node was removed from the cluster")]
+    Unregistered,
+}
+
+/// Follows what the cluster thinks of this node, and is unfenced again whenever it was taken for dead and is not.
+/// Returns only if the node must stop.
+pub(crate) async fn stay(broker: &Broker, epoch: BrokerEpoch) -> Expelled {
+    let mut images = broker.quorum.watch();
+    loop {
+        let fenced = {
+            let image = images.borrow_and_update();
+            match image.broker(broker.node_id) {
+                None => return Expelled::Unregistered,
+                Some(registered) if registered.epoch != epoch => {
+                    return Expelled::Superseded {
+                        node_id: broker.node_id,
+                    };
+                }
+                Some(registered) => registered.fenced,
+            }
+        };
+        if fenced {
+            warn!("this node was fenced; it comes back when it is in step with the cluster");
+            match unfence(broker, epoch).await {
+                Ok(offset) => {
+                    broker.partitions.wait_reconciled(offset).await;
+                    info!("unfenced again");
+                }
+                // What it was refused for is in the image, or will be.
+                Err(error) => warn!(%error, "not unfenced"),
+            }
+        }
+        // The sender lives as long as the quorum, whose end is noticed elsewhere.
+        if images.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Says when this node has lost its lease, and when it has one again.
+pub(crate) async fn watch_lease(broker: Arc<Broker>, shutdown: CancellationToken) {
+    let watching = async {
+        loop {
+            broker.lease.wait_lost().await;
+            warn!("no controller has answered a heartbeat for long; this node refuses writes");
+            broker.lease.wait_valid().await;
+            info!("a controller answers again; this node accepts writes");
+        }
+    };
+    tokio::select! {
+        () = watching => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kittiwake_raft::{Command, IncarnationId, LastStop};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::node::Node;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_fenced_node_that_lives_comes_back_and_a_superseded_one_stops() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::for_tests(directory.path()).await;
+        let broker = &Arc::clone(node.broker());
+        let registered = Arc::clone(broker.image().broker(broker.node_id).unwrap());
+        assert_eq!(broker.epoch.get(), Some(&registered.epoch));
+        let staying = stay(broker, registered.epoch);
+        tokio::pin!(staying);
+
+        let fence = Command::FenceBroker {
+            broker: broker.node_id,
+            epoch: registered.epoch,
+        };
+        broker.quorum.propose(fence).await.unwrap();
+        let mut images = broker.quorum.watch();
+        let unfenced = images.wait_for(|image| !image.broker(broker.node_id).unwrap().fenced);
+        tokio::select! {
+            expelled = &mut staying => panic!("{expelled}"),
+            unfenced = timeout(DEADLINE, unfenced) => drop(unfenced.unwrap().unwrap()),
+        }
+
+        let twin = RegisterBroker {
+            broker: broker.node_id,
+            incarnation_id: IncarnationId::random(),
+            directory_id: registered.directory_id,
+            endpoints: registered.endpoints.clone(),
+            rack: None,
+            last_stop: LastStop::Killed,
+        };
+        let command = Command::RegisterBroker(twin);
+        broker.quorum.propose(command).await.unwrap();
+        let expelled = timeout(DEADLINE, staying).await.unwrap();
+        assert!(matches!(expelled, Expelled::Superseded { .. }));
+        node.stop_for_tests().await;
+    }
+}

@@ -1,0 +1,118 @@
+//! Who the controller is: the leader of the quorum.
+
+use std::sync::Arc;
+
+use openraft::RaftMetrics;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::ids::{BrokerId, DirectoryId};
+use crate::local::Local;
+use crate::types::Types;
+
+/// The leader of the quorum, in one reign.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Controller {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Its reign; grows with every election, also when the same broker is elected again.
+    pub epoch: u64,
+}
+
+/// No leader was elected before the deadline.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no controller was elected in time")]
+pub struct NoLeader;
+
+impl Controller {
+    fn of(metrics: &RaftServerMetrics<Types>) -> Option<Self> {
+        let leader = metrics.current_leader?;
+        let membership = metrics.membership_config.membership();
+        Some(Self {
+            broker: membership.get_node(&leader)?.broker,
+            epoch: metrics.vote.leader_id.term,
+        })
+    }
+}
+
+/// Follows Raft's own account of itself, until it stops: tells who leads, keeps the address book, and
+/// lets the clock rest where it has nothing to do. It ticks for heartbeats and elections, which cost
+/// an idle node most of its CPU; a leader without other members has neither, nor has a learner.
+pub(crate) async fn follow(local: Arc<Local>, controller: watch::Sender<Option<Controller>>) {
+    let mut metrics = local.raft.server_metrics();
+    loop {
+        let ticks = {
+            let now = metrics.borrow_and_update();
+            controller.send_if_modified(|known| {
+                let new = Controller::of(&now);
+                let changed = *known != new;
+                *known = new;
+                changed
+            });
+            let membership = now.membership_config.membership();
+            local.addresses.update(membership);
+            let own = local.directory_id;
+            let votes = now.membership_config.voter_ids().any(|id| id == own)
+                || now
+                    .committed_membership_config
+                    .voter_ids()
+                    .any(|id| id == own);
+            let alone = membership.nodes().map(|(id, _)| *id).eq([own]);
+            let leads = now.current_leader == Some(own);
+            (votes || leads) && !(alone && leads)
+        };
+        local.raft.runtime_config().tick(ticks);
+        if metrics.changed().await.is_err() {
+            controller.send_replace(None);
+            return;
+        }
+    }
+}
+
+impl Local {
+    /// The voter to take over: one that is there, with the longest log.
+    fn successor(&self) -> Option<DirectoryId> {
+        let (view, _) = self.view();
+        let metrics = self.metrics();
+        let length = |id: &DirectoryId| {
+            let replication = metrics.replication.as_ref()?;
+            replication.get(id)?.as_ref().map(|id| id.index)
+        };
+        let voters = metrics.membership_config.voter_ids();
+        let others = voters.filter(|id| *id != self.directory_id);
+        others.max_by_key(|id| {
+            let alive = view.members.get(id).is_some_and(|seen| seen.alive);
+            (alive, length(id))
+        })
+    }
+
+    /// Has another voter take over, if this node leads, and waits until another one is known to.
+    pub(crate) async fn hand_over(&self, deadline: Instant) -> Result<BrokerId, NoLeader> {
+        let own = self.directory_id;
+        if self.leads() {
+            let successor = self.successor().ok_or(NoLeader)?;
+            let trigger = self.raft.trigger();
+            let asked = trigger.transfer_leader(successor).await;
+            asked.map_err(|_| NoLeader)?;
+        }
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            drop(metrics.borrow_and_update());
+            match self.leader() {
+                Some((id, node)) if id != own => return Ok(node.broker),
+                _ => {}
+            }
+            let changed = timeout_at(deadline, metrics.changed()).await;
+            changed.map_err(|_| NoLeader)?.map_err(|_| NoLeader)?;
+        }
+    }
+}
+
+/// The broker that leads, as far as this node knows.
+pub(crate) fn leader_of(metrics: &RaftMetrics<Types>) -> Option<BrokerId> {
+    let leader = metrics.current_leader?;
+    let membership = metrics.membership_config.membership();
+    membership.get_node(&leader).map(|node| node.broker)
+}
