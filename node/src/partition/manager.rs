@@ -437,10 +437,15 @@ impl PartitionManager {
             }
             is_replica
         });
-        for partition in partitions.values() {
+        for (index, partition) in &partitions {
             if let LocalPartition::Open(partition) = partition {
                 partition.log().set_config(config.log_config());
-                partition.configure(settings);
+                let led_in = usize::try_from(*index)
+                    .ok()
+                    .and_then(|index| topic.partitions.get(index))
+                    .filter(|image| image.leader == Some(self.node_id))
+                    .map(|image| LeaderEpoch(image.leader_epoch));
+                partition.configure(settings, led_in);
             }
         }
         let is_missing = |index: &i32| {

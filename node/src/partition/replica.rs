@@ -566,6 +566,16 @@ impl Partition {
         }
     }
 
+    /// Says how far the log is flushed, as of now: it may have been cut since the flush, and led again.
+    fn step_flushed(self: &Arc<Self>) {
+        let mut standing = self.standing.lock();
+        let flushed = self.log.flushed_offset();
+        if let Some(leader) = standing.leader() {
+            let actions = leader.step(Event::Flushed(flushed));
+            self.carry_out(&mut standing, &actions);
+        }
+    }
+
     fn step(self: &Arc<Self>, event: Event) {
         let mut standing = self.standing.lock();
         if let Some(leader) = standing.leader() {
@@ -747,13 +757,17 @@ impl Partition {
         self.followers.announce(true);
     }
 
-    /// Takes a changed topic configuration over.
-    pub(super) fn configure(self: &Arc<Self>, settings: Settings) {
+    /// Takes a changed topic configuration over; by the same image this node leads in `led_in`, if it does. A reign that
+    /// is over by then does not learn of it: with a smaller `min.insync.replicas` and the ISR it last knew it would
+    /// acknowledge what its successor lacks.
+    pub(super) fn configure(self: &Arc<Self>, settings: Settings, led_in: Option<LeaderEpoch>) {
         self.settings.store(Arc::new(settings));
-        self.step(Event::Configured {
-            min_insync_replicas: settings.min_insync_replicas,
-            durability: settings.durability,
-        });
+        if led_in == Some(self.leader_epoch()) {
+            self.step(Event::Configured {
+                min_insync_replicas: settings.min_insync_replicas,
+                durability: settings.durability,
+            });
+        }
     }
 
     fn carry_out(self: &Arc<Self>, standing: &mut Standing, actions: &[Action]) {
@@ -793,7 +807,7 @@ impl Partition {
             let flushed = partition.log.flush();
             partition.flushing.store(false, Ordering::Release);
             match flushed {
-                Ok(offset) => partition.step(Event::Flushed(offset)),
+                Ok(_) => partition.step_flushed(),
                 // What waits is acknowledged by a later flush: the next append asks for one, a retry included.
                 Err(error @ (FlushError::DiskFull | FlushError::TooManyOpenFiles)) => {
                     error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log yet");

@@ -114,6 +114,10 @@ impl Partition {
     /// `min.insync.replicas` was set. Whoever is in the ELR was eligible by the old value only: a
     /// smaller one lets the high watermark pass it. Where nobody leads, nothing can be written
     /// that the ELR lacks, and emptying it would leave nobody to elect.
+    ///
+    /// Counts as a change even where nothing else changes: the ISR that a leader has proposed by
+    /// the old value is refused. Accepted, it would reach the leader before the new value does, and
+    /// the leader would commit with too few replicas what the new ELR lacks.
     pub(super) fn min_insync_replicas_set(&mut self, context: Context<'_>) {
         let before = self.clone();
         if self.leader.is_some() {
@@ -121,6 +125,9 @@ impl Partition {
         }
         self.derive_leader(context);
         self.count_change(&before);
+        if *self == before {
+            self.partition_epoch = PartitionEpoch(next_epoch(self.partition_epoch.0));
+        }
     }
 
     /// Moves leadership away from a draining broker where another in-sync replica is willing.
