@@ -234,6 +234,11 @@ impl Node {
             Arc::clone(&broker),
             shutdown.clone(),
         ));
+        tasks.spawn(membership::leave_when_offline(
+            Arc::clone(&broker),
+            epoch,
+            shutdown.clone(),
+        ));
         let periods = Periods {
             retention: config.log_retention_check_interval_ms,
             producer_expiry: config.producer_id_expiration_check_interval_ms,

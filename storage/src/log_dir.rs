@@ -312,6 +312,21 @@ impl LogDir {
         Ok(renamed.map(|(_, path)| path))
     }
 
+    /// Takes the directory of a log that could not be opened out of the way of a new one: it is renamed and kept.
+    /// Returns the new path. To be called only where other replicas hold what was committed.
+    ///
+    /// # Errors
+    /// rename(2), fsync(2).
+    pub fn set_damaged_aside(&self, failed: &FailedLog) -> io::Result<PathBuf> {
+        let to = self
+            .path
+            .join(renamed_directory(&failed.partition, STRAY_SUFFIX));
+        fs::rename(&failed.path, &to)?;
+        checkpoint::sync_directory(&self.path)?;
+        tracing::warn!(partition = %failed.partition, path = %to.display(), "kept a damaged log");
+        Ok(to)
+    }
+
     fn rename_log(
         &self,
         partition: &TopicPartition,

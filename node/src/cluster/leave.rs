@@ -18,12 +18,7 @@ const LINGER: Duration = Duration::from_millis(200);
 
 /// Moves leadership of partitions and of the quorum to others, and lets clients notice. Whether there was anybody.
 pub(crate) async fn hand_over(broker: &Broker, epoch: BrokerEpoch) -> bool {
-    let image = broker.image();
-    let others = image
-        .brokers
-        .values()
-        .any(|other| other.id != broker.node_id && !other.fenced);
-    if !others || broker.quorum.controller().is_none() {
+    if !has_live_others(broker) || broker.quorum.controller().is_none() {
         return false;
     }
     let drain = Command::DrainBroker {
@@ -46,6 +41,13 @@ pub(crate) async fn hand_over(broker: &Broker, epoch: BrokerEpoch) -> bool {
     }
     sleep(LINGER).await;
     true
+}
+
+/// Whether anybody else could take over.
+pub(crate) fn has_live_others(broker: &Broker) -> bool {
+    let image = broker.image();
+    let mut brokers = image.brokers.values();
+    brokers.any(|other| other.id != broker.node_id && !other.fenced)
 }
 
 /// Leaves every ISR, in one entry, while the followers here still fetch: no leader has to wait for one that is gone.

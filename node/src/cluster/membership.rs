@@ -1,16 +1,22 @@
 //! This node as a registered broker: from its registration until it leaves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kittiwake_raft::{BrokerEpoch, RegisterBroker};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::leave::{fence_oneself, has_live_others};
 use super::{Heartbeats, Life, Voter};
 use crate::broker::Broker;
 use crate::controller::registration::{self, RegistrationError};
+
+/// How often the data directory is looked at; a failed fsync has refused its own writes already.
+const OFFLINE_CHECK: Duration = Duration::from_millis(200);
 
 /// What a node brings when it joins.
 pub(crate) struct Joining {
@@ -75,8 +81,11 @@ impl Joining {
 }
 
 /// Is unfenced once the partitions here are as the image says, and there is a lease to lead them by; the metadata offset
-/// from which on it leads.
+/// from which on it leads. Never with a data directory that is offline.
 async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<u64, RegistrationError> {
+    if broker.partitions.log_dir().is_offline() {
+        std::future::pending::<()>().await;
+    }
     broker
         .partitions
         .wait_reconciled(broker.image().offset)
@@ -153,10 +162,32 @@ pub(crate) async fn watch_lease(broker: Arc<Broker>, shutdown: CancellationToken
     }
 }
 
+/// Gives up all leaderships and ISR memberships, in one entry, when the data directory goes offline and there are others to
+/// take over; alone, it goes on answering what can be read.
+pub(crate) async fn leave_when_offline(
+    broker: Arc<Broker>,
+    epoch: BrokerEpoch,
+    shutdown: CancellationToken,
+) {
+    let is_unfenced = || {
+        let image = broker.image();
+        image.broker(broker.node_id).is_some_and(|own| !own.fenced)
+    };
+    let watching = async {
+        loop {
+            sleep(OFFLINE_CHECK).await;
+            let offline = broker.partitions.log_dir().is_offline();
+            if offline && is_unfenced() && has_live_others(&broker) {
+                error!("the data directory is offline: this node gives up its leaderships");
+                fence_oneself(&broker, epoch).await;
+            }
+        }
+    };
+    shutdown.run_until_cancelled(watching).await;
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use kittiwake_raft::{Command, IncarnationId, LastStop};
     use tokio::time::timeout;
 

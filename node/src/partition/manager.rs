@@ -80,16 +80,16 @@ struct LocalTopic {
 #[derive(Clone, Debug)]
 enum LocalPartition {
     Open(Arc<Partition>),
-    /// Its log could not be opened or created; it is offline until the operator has seen to it.
-    /// Its log is damaged; it is offline until the operator has seen to it.
-    Damaged,
+    /// Its log is damaged. It is offline until the others have what was committed, and then begins anew from them, or
+    /// until the operator has seen to it.
+    Damaged(Option<FailedLog>),
     /// Its log could not be created, for want of space or descriptors; it is tried again.
     NotCreated,
 }
 
 /// Why a partition has no log.
 enum Unopened {
-    Damaged(String),
+    Damaged(Option<FailedLog>, String),
     NotCreated(CreateError),
 }
 
@@ -105,7 +105,7 @@ impl LocalTopic {
     fn replica(&self, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         match self.partitions.get(&index) {
             Some(LocalPartition::Open(partition)) => Ok(Arc::clone(partition)),
-            Some(LocalPartition::Damaged | LocalPartition::NotCreated) => {
+            Some(LocalPartition::Damaged(_) | LocalPartition::NotCreated) => {
                 Err(ErrorCode::KafkaStorageError)
             }
             None if usize::try_from(index)
@@ -128,7 +128,7 @@ impl LocalTopic {
             .values()
             .filter_map(|partition| match partition {
                 LocalPartition::Open(partition) => Some(partition),
-                LocalPartition::Damaged | LocalPartition::NotCreated => None,
+                LocalPartition::Damaged(_) | LocalPartition::NotCreated => None,
             })
     }
 }
@@ -448,6 +448,10 @@ impl PartitionManager {
                 partition.configure(settings, led_in);
             }
         }
+        partitions.retain(|index, local| match local {
+            LocalPartition::Damaged(Some(failed)) => !self.may_begin_anew(topic, *index, failed),
+            _ => true,
+        });
         let is_missing = |index: &i32| {
             matches!(
                 partitions.get(index),
@@ -501,6 +505,33 @@ impl PartitionManager {
         }
     }
 
+    /// Sets a damaged log aside if the cluster does not need it: others are in sync, and this replica is not one of those
+    /// that may hold what they lack. It is then replicated anew.
+    fn may_begin_anew(&self, topic: &Topic, index: i32, failed: &FailedLog) -> bool {
+        let needed = usize::try_from(index)
+            .ok()
+            .and_then(|index| topic.partitions.get(index))
+            .is_none_or(|image| {
+                image.leader.is_none_or(|leader| leader == self.node_id)
+                    || image.isr.contains(&self.node_id)
+                    || image.elr.contains(&self.node_id)
+            });
+        if needed {
+            return false;
+        }
+        match self.log_dir.set_damaged_aside(failed) {
+            Ok(kept) => {
+                error!(topic = %topic.name, partition = index, kept = %kept.display(), reason = %failed.reason,
+                    "a damaged log is replaced by what the other replicas have; look at the disk");
+                true
+            }
+            Err(error) => {
+                error!(topic = %topic.name, partition = index, %error, "cannot set a damaged log aside");
+                false
+            }
+        }
+    }
+
     /// Claims or creates the logs of `missing` partitions, several at a time.
     fn open_logs(
         &self,
@@ -523,9 +554,9 @@ impl PartitionManager {
                     );
                     LocalPartition::Open(Arc::new(partition))
                 }
-                Err(Unopened::Damaged(reason)) => {
+                Err(Unopened::Damaged(failed, reason)) => {
                     error!(topic = %name, partition = index, reason, "the partition is offline");
-                    LocalPartition::Damaged
+                    LocalPartition::Damaged(failed)
                 }
                 Err(Unopened::NotCreated(error)) => {
                     error!(topic = %name, partition = index, %error, "cannot create the log; trying again");
@@ -567,7 +598,10 @@ impl PartitionManager {
                 loaded.log.set_config(config.log_config());
                 Ok((loaded.log, loaded.high_watermark))
             }
-            Some(Found::Failed(failed)) => Err(Unopened::Damaged(failed.reason)),
+            Some(Found::Failed(failed)) => {
+                let reason = failed.reason.clone();
+                Err(Unopened::Damaged(Some(failed), reason))
+            }
             None => {
                 let id = Uuid::from_bytes(*topic.id.as_bytes());
                 let created = self
@@ -577,7 +611,7 @@ impl PartitionManager {
                     .map(|log| (log, Offset::ZERO))
                     .map_err(|error| match error {
                         CreateError::Exists(_) | CreateError::InvalidName(_) => {
-                            Unopened::Damaged(error.to_string())
+                            Unopened::Damaged(None, error.to_string())
                         }
                         CreateError::Offline(_) | CreateError::Io(_) => Unopened::NotCreated(error),
                     })

@@ -31,7 +31,7 @@ pub struct LoadedLog {
 }
 
 /// A log that was found and must not be used. Its directory is left as it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FailedLog {
     /// From the directory's name.
     pub partition: TopicPartition,
