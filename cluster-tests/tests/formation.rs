@@ -20,9 +20,9 @@ fn gauge(node: &Node, name: &str) -> Option<f64> {
 /// What the nodes have fenced, as controllers of their lives.
 fn fenced(cluster: &mut Cluster, reason: &str) -> f64 {
     (0..3)
-        .filter(|index| !cluster.node(*index).is_paused())
         .filter_map(|index| {
-            let metrics = cluster.node(index).metrics().ok()?;
+            let node = cluster.node(index);
+            let metrics = (!node.is_paused()).then(|| node.metrics().ok())??;
             metrics.sum("kittiwake_brokers_fenced_total", &[("reason", reason)])
         })
         .sum()
