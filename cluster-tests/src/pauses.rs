@@ -50,8 +50,14 @@ pub fn longest(history: &History, from: Duration, to: Duration) -> Option<Pause>
 pub fn median_and_longest(lengths: &[Duration]) -> (Duration, Duration) {
     let mut sorted = lengths.to_vec();
     sorted.sort_unstable();
-    let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
-    (at(sorted.len() / 2), at(sorted.len().saturating_sub(1)))
+    let (Some(&longest), middle) = (sorted.last(), sorted.len() / 2) else {
+        return (Duration::ZERO, Duration::ZERO);
+    };
+    let median = match sorted.len() % 2 {
+        0 => (sorted[middle - 1] + sorted[middle]) / 2,
+        _ => sorted[middle],
+    };
+    (median, longest)
 }
 
 #[cfg(test)]
@@ -111,6 +117,11 @@ mod tests {
         assert_eq!(
             median_and_longest(&lengths),
             (Duration::from_secs(2), Duration::from_secs(3))
+        );
+        let lengths = [4, 1, 2, 8].map(Duration::from_secs);
+        assert_eq!(
+            median_and_longest(&lengths),
+            (Duration::from_secs(3), Duration::from_secs(8))
         );
         assert_eq!(median_and_longest(&[]), (Duration::ZERO, Duration::ZERO));
     }

@@ -45,6 +45,9 @@ pub struct Load {
     pub records_per_second: u32,
     /// How many consumers read all partitions meanwhile.
     pub consumers: u32,
+    /// How long clients wait for an answer before they give a connection up (`socket.timeout.ms`). A killed node closes its
+    /// connections; one that hangs or is cut off does not, so how soon clients go on depends on this, too.
+    pub answer_timeout: Duration,
 }
 
 impl Load {
@@ -59,6 +62,7 @@ impl Load {
             compression: "none",
             records_per_second: 8_000,
             consumers: 1,
+            answer_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -87,6 +91,7 @@ pub fn client(bootstrap: &str) -> ClientConfig {
     config
         .set("bootstrap.servers", bootstrap)
         .set("log_level", "0")
+        .set("topic.metadata.refresh.interval.ms", "1000")
         .set("reconnect.backoff.ms", "10")
         .set("reconnect.backoff.max.ms", "100");
     config
@@ -195,7 +200,7 @@ impl Workload {
         let consumers = (0..load.consumers)
             .map(|consumer| {
                 let servers = rotated(bootstrap, consumer + 1);
-                let client = reader(&servers, &load.topic, load.partitions)?;
+                let client = reader(&servers, &load)?;
                 let (recorder, stop) = (recorder.clone(), stop.clone());
                 Ok(std::thread::spawn(move || {
                     consume(&client, next_assignment(), &stop, |read| {
@@ -289,6 +294,10 @@ fn recording_producer(
         .set("linger.ms", "2")
         .set("retry.backoff.ms", "20")
         .set("message.timeout.ms", "120000")
+        .set(
+            "socket.timeout.ms",
+            load.answer_timeout.as_millis().to_string(),
+        )
         // Bounds how much one fault can leave open.
         .set("queue.buffering.max.messages", "5000")
         .create_with_context(RecordOutcome { recorder })
@@ -334,15 +343,22 @@ fn produce(
 }
 
 /// A consumer of all partitions from their beginning, outside any group.
-fn reader(bootstrap: &str, topic: &str, partitions: i32) -> Result<BaseConsumer> {
+fn reader(bootstrap: &str, load: &Load) -> Result<BaseConsumer> {
+    let Load {
+        topic, partitions, ..
+    } = load;
     let consumer: BaseConsumer = client(bootstrap)
         .set("group.id", "cluster-tests-reader")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("fetch.wait.max.ms", "50")
+        .set(
+            "socket.timeout.ms",
+            load.answer_timeout.as_millis().to_string(),
+        )
         .create()?;
     let mut assignment = TopicPartitionList::new();
-    for partition in 0..partitions {
+    for partition in 0..*partitions {
         assignment.add_partition_offset(topic, partition, Offset::Offset(0))?;
     }
     consumer.assign(&assignment)?;
@@ -408,7 +424,11 @@ pub fn read_to_end(
     partitions: i32,
     recorder: &Recorder,
 ) -> Result<()> {
-    let client = reader(bootstrap, topic, partitions)?;
+    let load = Load {
+        partitions,
+        ..Load::of(topic)
+    };
+    let client = reader(bootstrap, &load)?;
     let assignment = next_assignment();
     let mut open = std::collections::HashMap::new();
     for partition in 0..partitions {

@@ -44,7 +44,7 @@ fn wait_fenced(cluster: &mut Cluster, before: f64, reason: &str, what: &str, beg
     wait::until(&format!("{what} to be fenced"), DEADLINE, || {
         (fenced(cluster, reason) > before).then_some(())
     })
-    .unwrap();
+    .expect("what must be fenced is");
     println!("{what}: fenced after {:?}", began.elapsed());
 }
 
@@ -98,7 +98,7 @@ fn a_killed_node_is_fenced_at_once_and_comes_back() {
 }
 
 fn fenced_by(node: &Node, reason: &str) -> f64 {
-    let metrics = node.metrics().unwrap();
+    let metrics = node.metrics().expect("a node that runs has metrics");
     metrics
         .sum("kittiwake_brokers_fenced_total", &[("reason", reason)])
         .unwrap_or_default()

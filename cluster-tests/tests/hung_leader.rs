@@ -13,6 +13,8 @@ use cluster_tests::wire::{ACKS_ALL, ACKS_LEADER, Batch, Connection};
 use cluster_tests::workload::{Load, create_topic_on, read_to_end};
 
 const TOPIC: &str = "hang";
+/// Clients that wait longer for a node that says nothing go on later, whatever the cluster does.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Written to by the test itself, through the hung leader only.
 const PROBE: &str = "probe";
 const HANG: Duration = Duration::from_secs(10);
@@ -32,6 +34,7 @@ fn hang(is_controller: bool) -> Result<()> {
     ensure!(cluster.leader(PROBE, 0, DEADLINE)? == leader);
     let load = Load {
         records_per_second: 500,
+        answer_timeout: ANSWER_TIMEOUT,
         ..Load::of(TOPIC)
     };
     let clients = Clients::start(&cluster, load)?;

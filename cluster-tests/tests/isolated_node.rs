@@ -14,6 +14,8 @@ use cluster_tests::workload::{Load, create_topic_on, read_to_end};
 use cluster_tests::{Cluster, CutFrom, Options, pauses, privileges, wait};
 
 const TOPIC: &str = "split";
+/// Clients that wait longer for a node that says nothing go on later, whatever the cluster does.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Written to by the test itself, through the isolated leader only.
 const PROBE: &str = "probe";
 const CLIENTS_GO_ON_WITHIN: Duration = Duration::from_secs(5);
@@ -35,6 +37,7 @@ fn isolate(from: CutFrom) -> Result<()> {
     ensure!(cluster.leader(PROBE, 0, DEADLINE)? == leader);
     let load = Load {
         records_per_second: 500,
+        answer_timeout: ANSWER_TIMEOUT,
         ..Load::of(TOPIC)
     };
     let clients = Clients::start(&cluster, load)?;

@@ -20,7 +20,9 @@ fn batch(value: Value) -> Vec<u8> {
 #[test]
 fn what_only_a_dead_leader_had_is_cut_off() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
-    create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &[])?;
+    // The records' timestamps are 0: they are older than any retention.
+    let config = [("retention.ms", "-1")];
+    create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &config)?;
     ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == LEADER);
     // Several rounds, so that epochs pile up in the same log.
     for round in 0..3 {
