@@ -222,11 +222,6 @@ impl Cluster {
             .context("no node answers")
     }
 
-    /// What every running node says. Right after a fault they need not agree.
-    pub fn views(&self) -> Result<Vec<View>> {
-        self.running().map(|node| View::of(node.kafka())).collect()
-    }
-
     fn running(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| node.is_running())
     }
@@ -286,7 +281,15 @@ impl Cluster {
         let answer = self.wait_views("every replica to be in sync", deadline, |views| {
             (views.len() == running.len() && views.iter().all(in_sync)).then_some(())
         });
-        answer.with_context(|| format!("the nodes say {:#?}", self.views()))
+        answer.with_context(|| {
+            self.running()
+                .map(|node| match View::of(node.kafka()) {
+                    Ok(view) => format!("node {} says {}", node.id(), view.troubles()),
+                    Err(error) => format!("node {}: {error:#}", node.id()),
+                })
+                .collect::<Vec<_>>()
+                .join("\n")
+        })
     }
 
     fn wait_views<T>(

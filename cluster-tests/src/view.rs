@@ -78,6 +78,31 @@ impl View {
             .find(|partition| partition.index == index)
     }
 
+    /// Who is there, and which partitions are not in sync; for messages.
+    pub fn troubles(&self) -> String {
+        let troubled: Vec<String> = self
+            .partitions()
+            .filter(|(_, partition)| !partition.in_sync())
+            .map(|(topic, partition)| {
+                let Partition {
+                    index,
+                    leader,
+                    leader_epoch,
+                    replicas,
+                    isr,
+                } = partition;
+                format!("{topic}-{index} (leader {leader:?} of epoch {leader_epoch}, replicas {replicas:?}, ISR {isr:?})")
+            })
+            .collect();
+        format!(
+            "brokers {:?}, controller {:?}, {} partitions not in sync: {}",
+            self.brokers,
+            self.controller,
+            troubled.len(),
+            troubled.join(", ")
+        )
+    }
+
     /// Every partition with its topic's name.
     pub fn partitions(&self) -> impl Iterator<Item = (&str, &Partition)> {
         self.topics.iter().flat_map(|topic| {

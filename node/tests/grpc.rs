@@ -4,7 +4,11 @@
 
 use kittiwake::config;
 use kittiwake_proto::kittiwake::admin::v1::admin_client::AdminClient;
-use kittiwake_proto::kittiwake::admin::v1::{DeleteGroupRequest, DescribeGroupRequest};
+use kittiwake_proto::kittiwake::admin::v1::{
+    AlterReassignmentsRequest, CreateTopicRequest, DeleteGroupRequest, DescribeGroupRequest,
+    DrainNodeRequest, ElectLeadersRequest, EvacuateNodeRequest, GetQuorumRequest, PartitionMove,
+    PartitionSelector, RemoveNodeRequest,
+};
 use std::path::Path;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -118,6 +122,82 @@ async fn a_group_is_unknown_also_before_the_first_group_of_all() {
         assert_eq!(refused.code(), Code::NotFound);
         assert_eq!(refused.message(), "group 'nobody' does not exist");
     }
+    drop(admin);
+    node.stop().await;
+}
+
+/// What an operator's commands are refused with, where there is one node and one topic on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_cannot_do_is_refused_with_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path(), false).await;
+    let mut admin = AdminClient::new(node.channel.clone());
+    let created = CreateTopicRequest {
+        name: "t".into(),
+        ..Default::default()
+    };
+    admin.create_topic(created).await.unwrap();
+
+    let drained = |node_id| DrainNodeRequest {
+        node_id,
+        undo: false,
+    };
+    let unknown = admin.drain_node(drained(7)).await.unwrap_err();
+    assert_eq!(unknown.message(), "Node 7 is not registered.");
+    let response = admin.drain_node(drained(0)).await.unwrap().into_inner();
+    assert_eq!(response.leads, 1, "nobody else can lead");
+    let evacuated = admin
+        .evacuate_node(EvacuateNodeRequest { node_id: 0 })
+        .await;
+    assert_eq!(evacuated.unwrap_err().code(), Code::InvalidArgument);
+    let removed = admin.remove_node(RemoveNodeRequest { node_id: 0 }).await;
+    assert_eq!(removed.unwrap_err().code(), Code::FailedPrecondition);
+
+    let elect = |topic: &str| ElectLeadersRequest {
+        partitions: vec![PartitionSelector {
+            topic: topic.into(),
+            partition: None,
+        }],
+        unclean: true,
+    };
+    let unknown = admin.elect_leaders(elect("u")).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    let elected = admin.elect_leaders(elect("t")).await.unwrap().into_inner();
+    assert_eq!(elected.results, [], "it has a leader");
+
+    let moves = [
+        ("t", vec![0]),
+        ("t", vec![9]),
+        ("u", vec![0]),
+        ("t", vec![]),
+    ];
+    let moves = moves.map(|(topic, replicas)| PartitionMove {
+        topic: topic.into(),
+        partition: 0,
+        replicas,
+    });
+    let request = AlterReassignmentsRequest {
+        moves: moves.into(),
+    };
+    let results = admin.alter_reassignments(request).await.unwrap();
+    let errors: Vec<Option<String>> = results
+        .into_inner()
+        .results
+        .into_iter()
+        .map(|result| result.error)
+        .collect();
+    assert_eq!(
+        errors.iter().map(Option::as_deref).collect::<Vec<_>>(),
+        [
+            None,
+            Some("Broker 9 is not registered."),
+            Some("Topic 'u' does not exist."),
+            Some("The partition is not being reassigned."),
+        ]
+    );
+    let quorum = admin.get_quorum(GetQuorumRequest {}).await.unwrap();
+    let members = quorum.into_inner().members;
+    assert!(members[0].voter && members[0].log_end.is_some());
     drop(admin);
     node.stop().await;
 }

@@ -338,7 +338,7 @@ fn leaderships_leave_a_drained_node_and_come_back_and_partitions_move() {
         "0 is draining"
     );
     answer(admin(2), &["cluster", "drain", "0", "--undo"]).unwrap();
-    wait_for(admin(1), &["cluster", "status"], |status| {
+    wait_for(admin(2), &["cluster", "status"], |status| {
         leads(status) == [2; 3]
     });
     // All are at home already.
@@ -362,8 +362,9 @@ fn leaderships_leave_a_drained_node_and_come_back_and_partitions_move() {
         let partition = &topic["partitions"][0];
         partition["replicas"] == serde_json::json!([2, 1]) && partition["leader"] == 2
     });
-    let moving = answer(admin(1), &["cluster", "reassign", "--list"]);
-    assert_eq!(moving, Some(serde_json::json!([])));
+    wait_for(admin(1), &["cluster", "reassign", "--list"], |moving| {
+        *moving == serde_json::json!([])
+    });
     let said = refusal(admin(1), &reassign("7"));
     assert!(said.contains("t-0: Broker 7 is not registered."), "{said}");
     let said = refusal(

@@ -1,6 +1,7 @@
 //! Who the controller is: the leader of the quorum.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -37,13 +38,45 @@ impl Controller {
     }
 }
 
-/// Follows Raft's own account of itself, until it stops: tells who leads, keeps the address book, and
-/// lets the clock rest where it has nothing to do. It ticks for heartbeats and elections, which cost
-/// an idle node most of its CPU; a leader without other members has neither, nor has a learner.
+/// What this node does about time. Raft's own clock ticks 13/64 of a heartbeat interval apart on
+/// every member, which would be most of what an idle node costs; it is needed for elections only.
+enum Clock {
+    /// There is no election to call and nobody to send heartbeats to.
+    Rest,
+    /// Send heartbeats.
+    Beat,
+    /// Tick once the controller is silent: long before its lease is over.
+    Watch,
+    /// Tick: there is no controller.
+    Tick,
+}
+
+impl Clock {
+    fn of(metrics: &RaftServerMetrics<Types>) -> Self {
+        let own = metrics.id;
+        let membership = metrics.membership_config.membership();
+        let committed = &metrics.committed_membership_config;
+        let votes = membership.voter_ids().chain(committed.voter_ids());
+        let votes = votes.into_iter().any(|id| id == own);
+        let alone = membership.nodes().map(|(id, _)| *id).eq([own]);
+        match metrics.current_leader {
+            Some(leader) if leader == own && alone => Self::Rest,
+            Some(leader) if leader == own => Self::Beat,
+            _ if !votes => Self::Rest,
+            Some(_) => Self::Watch,
+            None => Self::Tick,
+        }
+    }
+}
+
+/// Follows Raft's own account of itself, until it stops: tells who leads, keeps the address book and
+/// the clock.
 pub(crate) async fn follow(local: Arc<Local>, controller: watch::Sender<Option<Controller>>) {
     let mut metrics = local.raft.server_metrics();
+    let interval = Duration::from_millis(local.raft.config().heartbeat_interval);
+    let mut beat = Instant::now();
     loop {
-        let ticks = {
+        let clock = {
             let now = metrics.borrow_and_update();
             controller.send_if_modified(|known| {
                 let new = Controller::of(&now);
@@ -51,20 +84,35 @@ pub(crate) async fn follow(local: Arc<Local>, controller: watch::Sender<Option<C
                 *known = new;
                 changed
             });
-            let membership = now.membership_config.membership();
-            local.addresses.update(membership);
-            let own = local.directory_id;
-            let votes = now.membership_config.voter_ids().any(|id| id == own)
-                || now
-                    .committed_membership_config
-                    .voter_ids()
-                    .any(|id| id == own);
-            let alone = membership.nodes().map(|(id, _)| *id).eq([own]);
-            let leads = now.current_leader == Some(own);
-            (votes || leads) && !(alone && leads)
+            local.addresses.update(now.membership_config.membership());
+            Clock::of(&now)
+        };
+        let now = Instant::now();
+        // Half an interval late is silence; the lease is two intervals or more.
+        let silent_at = local.heard_at().map(|heard| heard + interval * 3 / 2);
+        let silent = silent_at.is_none_or(|silent_at| silent_at <= now);
+        let (ticks, wake) = match clock {
+            Clock::Rest => (false, None),
+            Clock::Tick => (true, None),
+            // Until it is heard of, or another one leads.
+            Clock::Watch if silent => (true, Some(now + interval)),
+            Clock::Watch => (false, silent_at),
+            Clock::Beat => {
+                if beat <= now {
+                    beat = now + interval;
+                    if local.raft.trigger().heartbeat().await.is_err() {
+                        return;
+                    }
+                }
+                (false, Some(beat))
+            }
         };
         local.raft.runtime_config().tick(ticks);
-        if metrics.changed().await.is_err() {
+        let changed = match wake {
+            None => metrics.changed().await,
+            Some(wake) => timeout_at(wake, metrics.changed()).await.unwrap_or(Ok(())),
+        };
+        if changed.is_err() {
             controller.send_replace(None);
             return;
         }

@@ -1,8 +1,8 @@
 //! The metadata quorum: who is in the cluster, which topics there are, who leads what.
 //!
 //! One Raft group agrees on a log of [`Command`]s; applying them in order gives the
-//! [`ClusterImage`]. A node opens its [`MetadataQuorum`], proposes commands to it while it is the
-//! controller (the group's leader), and acts on the images it watches. An entry's index is its
+//! [`ClusterImage`]. A node opens its [`MetadataQuorum`], proposes commands to it (they are
+//! forwarded to the controller, the group's leader), and acts on the images it watches. An entry's index is its
 //! *metadata offset*: what Kafka calls so, and what broker epochs are made of.
 //!
 //! ```text
@@ -14,7 +14,10 @@
 //! - `image/` decides: pure, deterministic, no I/O.
 //! - `codec/` is the only place that knows both our types and the protobuf records.
 //! - `log_store/` keeps votes, entries and snapshots; nothing is acknowledged before it is fsynced.
-//! - `transport/` and `formation.rs` talk to other members.
+//! - `forward.rs` brings a proposal to the controller; `controller.rs` says who that is.
+//! - `formation.rs` begins a cluster, `join.rs` has a node taken in, `membership/` decides who is in
+//!   the quorum (pure) and `steward.rs` carries it out on the controller.
+//! - `transport/` is the gRPC between members, `local.rs` what all of this knows of the node itself.
 //!
 //! No openraft type leaves this crate, in its interface or on disk.
 #![forbid(unsafe_code)]

@@ -26,6 +26,8 @@ pub(crate) struct Local {
     pub(crate) voters: Vec<(BrokerId, String)>,
     pub(crate) addresses: Arc<AddressBook>,
     pub(crate) propose_timeout: Duration,
+    /// When a controller was last heard of that this node follows.
+    pub(crate) heard: parking_lot::Mutex<Option<Instant>>,
     /// Held by whoever changes the membership: one change at a time.
     pub(crate) membership: Mutex<()>,
 }
@@ -33,6 +35,10 @@ pub(crate) struct Local {
 impl Local {
     pub(crate) fn metrics(&self) -> RaftMetrics<Types> {
         self.raft.metrics().borrow_watched().clone()
+    }
+
+    pub(crate) fn heard_at(&self) -> Option<Instant> {
+        *self.heard.lock()
     }
 
     /// Who leads, if this node knows.

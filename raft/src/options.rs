@@ -68,9 +68,9 @@ impl QuorumOptions {
             data_dir: data_dir.into(),
             advertised_address: own.map_or_else(String::new, |(_, address)| address.clone()),
             voters,
-            election_timeout_min: Duration::from_millis(150),
-            election_timeout_max: Duration::from_millis(300),
-            heartbeat_interval: Duration::from_millis(50),
+            election_timeout_min: Duration::from_millis(120),
+            election_timeout_max: Duration::from_millis(200),
+            heartbeat_interval: Duration::from_millis(100),
             snapshot_every: 5_000,
             propose_timeout: Duration::from_secs(5),
         }

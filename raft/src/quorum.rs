@@ -211,6 +211,7 @@ impl MetadataQuorum {
             voters: options.voters,
             addresses,
             propose_timeout: options.propose_timeout,
+            heard: parking_lot::Mutex::default(),
             membership: Mutex::new(()),
         });
         let (known, controller) = watch::channel(None);

@@ -423,4 +423,20 @@ mod tests {
         disk.set_free_floor_bytes(0);
         file.append([b"head", b"tail"], 65_536).unwrap();
     }
+
+    /// `segment.bytes` was raised while the segment was open.
+    #[test]
+    fn what_lies_past_the_map_goes_by_pwrite() {
+        let disk = Disk::for_tests();
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file = Arc::new(AppendFile::new(file, 0, 96 << 10, Arc::clone(&disk)).unwrap());
+        for i in 0..3_000_usize {
+            file.append([&[i as u8; 61], &[i as u8; 40]], 16_384)
+                .unwrap();
+            if i % 20 == 0 {
+                file.prepare(WINDOW_MAX);
+            }
+        }
+        assert!(disk.appended_bytes().map > 0 && disk.appended_bytes().pwrite > 0);
+    }
 }

@@ -13,9 +13,21 @@
 //!   00000000000000004711.index
 //!   00000000000000004711.timeindex
 //!   00000000000000004711.snapshot      producers as of offset 4711, written when it was rolled
-//!   *.deleted                          removed by retention, waiting for file.delete.delay.ms
+//!   *.deleted                          removed by retention or a truncation, waiting for file.delete.delay.ms
+//!   *.tmp                              being written; takes the place of the file it is named after
 //!   *.cut                              found after the end of the log by a recovery; for the operator
+//!   00000000000000009000.restart       the log is to be empty and start here: all else is void
 //! ```
+//!
+//! A segment ends where its successor begins. After a truncation its file goes on beyond that, with a
+//! *superseded* end that is no part of the log, until a copy without it has taken its place:
+//!
+//! ```text
+//!   00000000000000000000.log           |batches 0 to 4000|superseded: 4001 to 4710|
+//!   00000000000000004001.log           |batches from 4001 on ...
+//! ```
+//!
+//! Such a file is never below the recovery point, where no start would look at it.
 //!
 //! A record batch (v2, big endian). The CRC covers what follows it, so the leader patches the first
 //! two fields it owns without touching it:
@@ -37,17 +49,21 @@
 //! # Watermarks
 //!
 //! ```text
-//! log_start <= high_watermark <= log_end        flushed <= log_end
+//! log_start <= high_watermark <= log_end        log_start <= flushed <= log_end
+//! recovery point <= flushed
 //! ```
 //!
 //! Readable is what lies between `log_start` and `log_end`, committed what is below the high
 //! watermark (the replica's business: it is passed in), durable what is below `flushed`. Published
-//! bytes, those below `log_end`, never change.
+//! bytes never change, nor do they where a follower's log is cut: `log_end`, `flushed` and the recovery
+//! point go back together then, the last of them on disk first. `log_start` only goes back when the
+//! log starts over.
 //!
 //! # The way through
 //!
 //! A batch: [`validate`] (outside any lock) → [`Log::append`] → the active segment's file → index →
-//! published. A range: [`Log::read`] → segment → index → [`FileSlice`], which `sendfile` sends.
+//! published. From a leader: [`Log::append_as_follower`], and where the logs have parted
+//! [`Log::truncate_to`] or [`Log::restart_at`] before it. A range: [`Log::read`] → segment → index → [`FileSlice`], which `sendfile` sends.
 //! After a stop: [`LogDir::load`] → recovery of what lies past the recovery point.
 //!
 //! This crate knows no sockets, no clock (time is passed in), no replication; a topic is a name and

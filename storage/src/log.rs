@@ -1,15 +1,18 @@
-//! One partition's log: what it is, and how a batch gets into it. Reading is in [`crate::read`],
-//! durability in [`crate::flush`], removal in [`crate::retention`].
+//! One partition's log: what it is, and how a batch gets into it. A leader's batches are in
+//! [`crate::follower_append`], reading in [`crate::read`], durability in [`crate::flush`], removal from
+//! the front in [`crate::retention`] and from the end in [`crate::truncation`].
 //!
-//! Three locks, taken in this order and never held across a wait for the disk, with one exception:
-//! `flushing` is held across fdatasync, and taken by nobody who holds another.
+//! Three locks, taken in this order and never held across a wait for the disk, with two exceptions:
+//! `flushing` is held across fdatasync, and taken by nobody who holds another; a truncation holds it and
+//! `writer` until it is durable, when there is nothing to append.
 //!
-//! - `writer`: one appender at a time. Under it a batch is given its offset, copied and published.
+//! - `writer`: one appender at a time. Under it a batch is given its offset, copied and published. Who
+//!   changes the list of segments or the log start holds it too.
 //! - `segments`: the list of segments; readers hold it to clone an `Arc`.
-//! - `tail`: the newest batches; held for a few instructions.
+//! - `tail`, `epochs`: the newest batches, the reigns; held for a few instructions.
 //!
-//! Watermarks: `log_start <= high_watermark <= log_end; flushed <= log_end`. The high watermark is
-//! the replica's and comes in as an argument.
+//! Watermarks: `log_start <= high_watermark <= log_end; log_start <= flushed <= log_end`. The high
+//! watermark is the replica's and comes in as an argument.
 
 use std::io;
 use std::path::PathBuf;

@@ -95,7 +95,7 @@ impl Log {
     ///
     /// Invariant: a truncation changes the list of segments, the tail, the epochs and the ends of the log
     /// under the lock of the list, and counts up under it too.
-    fn undisturbed<T>(
+    pub(crate) fn undisturbed<T>(
         &self,
         look: impl Fn((Offset, Offset)) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {

@@ -8,8 +8,12 @@
 //!   matches. The first that does not ends the log, in whichever segment.
 //! - Zeros are the space that was allocated ahead, and are cut. Whatever else follows the end is
 //!   moved aside to `*.cut` files and reported, later segments included.
-//! - A sealed segment may still carry its allocated zeros (the cut was not durable yet): if its
-//!   batches end where its successor starts nothing is missing, and the log goes on.
+//! - A segment ends where its successor starts. What its file holds beyond are allocated zeros (the cut
+//!   was not durable yet), or what a truncation has cut off, whole or not: no part of the log, and given
+//!   back in the background ([`crate::reclaim`]).
+//! - `<offset>.restart` voids all else: the log is empty and starts there.
+//! - Leader epochs from the recovery point on are those of the batches. Their file may be behind, or still
+//!   tell of batches that were cut off.
 //! - A bad batch *below* the recovery point means that flushed bytes have changed: the log is
 //!   reported as damaged, and nothing of it is cut, rewritten or served.
 //! - Indexes are hints. Where a producer snapshot lies at or before the recovery point in the same

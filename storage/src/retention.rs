@@ -118,8 +118,11 @@ impl Log {
         Ok(retained)
     }
 
-    /// Moves the log start up to `offset` (DeleteRecords) and returns where it is now; it never
-    /// moves back. Whole segments below it go as in [`Self::retain`]. Waits for the disk.
+    /// Moves the log start up to `offset` and returns where it is now; it never moves back. Whole segments
+    /// below it go as in [`Self::retain`]. Waits for the disk where what precedes it is not durable.
+    ///
+    /// For DeleteRecords on a leader, which then has [`Log::checkpoint_log_start`] make it last; and for a
+    /// follower, with the smallest of its leader's log start, its own log end and its high watermark.
     ///
     /// # Errors
     /// [`RetainError::OffsetOutOfRange`] when `offset` is above `high_watermark`.

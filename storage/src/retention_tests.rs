@@ -167,3 +167,21 @@ fn no_log_start_is_checkpointed_that_a_power_loss_could_leave_above_the_log_end(
         "the checkpointed start survives, so what precedes it must"
     );
 }
+
+#[test]
+fn deleted_records_do_not_come_back_once_their_deletion_was_made_durable() {
+    let root = tempfile::tempdir().unwrap();
+    let home = root.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let dir = open_dir(&home);
+    let log = create(&dir, small_segments());
+    fill(&log);
+    log.advance_log_start(Offset(61), Offset(100)).unwrap();
+    log.checkpoint_log_start().unwrap();
+    let copy = root.path().join("killed");
+    copy_tree(&home, &copy);
+    let dir = open_dir(&copy);
+    let log = load_one(&dir, small_segments()).log;
+    assert_eq!(log.log_start_offset(), Offset(61));
+    assert_eq!(log.log_end_offset(), Offset(100));
+}

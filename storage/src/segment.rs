@@ -544,12 +544,12 @@ impl Segment {
             (File::open(path)?, File::create(copy)?)
         };
         let before = source.metadata()?.len();
-        disk.reserve(&copy, self.size())?;
-        let copied = io::copy(&mut source.take(self.size()), &mut copy)?;
-        if copied < self.size() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if let Err(error) = self.copy_batches(source, &mut copy, disk) {
+            // It would take the room that is missing.
+            let (copy, _) = names(&self.directory.read());
+            let _ = fs::remove_file(copy);
+            return Err(error);
         }
-        copy.sync_all()?;
         disk.step();
         let mut files = self.files.lock();
         let directory = self.directory.read();
@@ -561,7 +561,16 @@ impl Segment {
         fs::rename(copy, path)?;
         // Who reads next opens the copy.
         *files = None;
-        Ok(Some(before - copied))
+        Ok(Some(before - self.size()))
+    }
+
+    fn copy_batches(&self, source: File, copy: &mut File, disk: &Disk) -> io::Result<()> {
+        disk.reserve(copy, self.size())?;
+        let copied = io::copy(&mut source.take(self.size()), copy)?;
+        if copied < self.size() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        copy.sync_all()
     }
 
     fn is_retired(&self) -> bool {

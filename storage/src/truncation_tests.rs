@@ -223,6 +223,12 @@ fn a_full_disk_puts_off_the_giving_back_and_nothing_else() {
     at.log.reclaim();
     assert_eq!(at.log.recovery_point(), Offset(cut));
     assert!(!at.dir.is_offline());
+    let left = fs::read_dir(at.partition()).unwrap();
+    let mut names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        !names.any(|name| name.ends_with(".tmp")),
+        "no half copy takes room"
+    );
     at.dir.set_free_floor_bytes(0);
     append_of(&at.log, 9, &sized_batch(1, 2, 700));
     at.log.flush().unwrap();
@@ -260,7 +266,7 @@ fn a_replica_with_a_superseded_end_compares_equal_to_one_without() {
 #[test]
 fn a_crash_at_any_step_of_a_truncation_leaves_a_sound_log() {
     let bases = Fixture::new().bases();
-    for cut in [198, bases[4], bases[4] + 6, bases[1], bases[1] + 2, 0, 2] {
+    for cut in [198, bases[4], bases[3] + 6, bases[1] + 2, 0] {
         let at = Fixture::new();
         let copies = at.copy_at_each_step();
         assert_eq!(at.log.truncate_to(Offset(cut)).unwrap(), Offset(cut));
@@ -297,7 +303,7 @@ fn a_crash_at_any_step_of_a_truncation_leaves_a_sound_log() {
 #[test]
 fn a_crash_at_any_step_of_a_restart_leaves_the_old_log_or_the_new_one() {
     let bases = Fixture::new().bases();
-    for start in [5_000, 0, 10, bases[2], 200] {
+    for start in [5_000, 10, bases[2]] {
         let at = Fixture::new();
         at.log.advance_log_start(Offset(90), Offset(200)).unwrap();
         let copies = at.copy_at_each_step();
@@ -398,6 +404,32 @@ fn producers_go_back_to_what_the_kept_batches_say() {
     );
 }
 
+#[test]
+fn a_transaction_is_open_again_when_its_marker_is_cut_off() {
+    let at = Fixture::new();
+    let placed = |offset, sequence, control: bool| {
+        let builder = RecordsBuilder::new(Compression::None)
+            .producer(9, 0, sequence)
+            .transactional()
+            .placed(Offset(offset), EPOCH);
+        let mut builder = if control { builder.control() } else { builder };
+        builder.push(5, Some(b"key"), Some(b"value"), &[]);
+        builder.build().unwrap()
+    };
+    let records = [
+        placed(200, 0, false),
+        placed(201, 1, false),
+        placed(202, -1, true),
+        placed(203, 2, false),
+    ];
+    at.log.append_as_follower(&records.concat(), 0).unwrap();
+    for (end, unstable) in [(204, Some(203)), (203, None), (202, Some(200)), (200, None)] {
+        at.log.truncate_to(Offset(end)).unwrap();
+        let found = at.log.first_unstable_offset();
+        assert_eq!(found, unstable.map(Offset), "cut at {end}");
+    }
+}
+
 /// Epochs of the old log must not hide those of the batches that came instead, when a crash kept their
 /// file from being written.
 #[test]
@@ -457,12 +489,7 @@ fn a_superseded_end_may_be_anything_after_a_power_loss() {
             false,
         )
         .unwrap();
-        let faults: Vec<_> = report
-            .faults
-            .iter()
-            .filter(|fault| !fault.what.contains("zero bytes"))
-            .collect();
-        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(report.faults, []);
         let (_dir, loaded) = reopen(&copy);
         assert_eq!(loaded.log.log_end_offset(), Offset(cut + 2));
         loaded.log.close().unwrap();
@@ -492,6 +519,20 @@ fn a_closed_or_failed_log_is_not_cut() {
         Err(TruncateError::Offline(_))
     ));
     assert_eq!(at.log.log_end_offset(), Offset(200));
+}
+
+#[test]
+fn who_looks_while_the_log_is_cut_looks_again() {
+    let at = Fixture::new();
+    let looks = AtomicU32::new(0);
+    let found = at.log.undisturbed(|(_, end)| {
+        if looks.fetch_add(1, Ordering::Relaxed) == 0 {
+            at.log.truncate_to(Offset(150)).unwrap();
+        }
+        Ok(end)
+    });
+    assert_eq!(found.unwrap(), Offset(150));
+    assert_eq!(looks.into_inner(), 2);
 }
 
 /// A reader that is under way when the log is cut sees the log before or after, and never of both:
@@ -540,4 +581,45 @@ fn readers_see_one_log_or_the_other_while_it_is_cut() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Flushes, checkpoints, retention and the giving back go on beside truncations; what the clean stop leaves
+/// is sound, and what was committed is there.
+#[test]
+fn housekeeping_goes_on_while_the_log_is_cut() {
+    let at = Fixture::new();
+    let done = AtomicBool::new(false);
+    let committed = Offset(90);
+    let flush = || assert!(at.log.flush().unwrap() >= committed);
+    let checkpoint = || at.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    let delete = || {
+        let start = committed.min(at.log.log_start_offset() + 1);
+        at.log.advance_log_start(start, committed).unwrap();
+    };
+    let housekeeping: [&(dyn Fn() + Sync); 3] = [&flush, &checkpoint, &delete];
+    std::thread::scope(|scope| {
+        for work in housekeeping {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+        }
+        for epoch in 10..60 {
+            for _ in 0..40 {
+                append_of(&at.log, epoch, &sized_batch(1, 2, 700));
+            }
+            let cut = Offset(committed.0 + i64::from(epoch % 7) * 20);
+            assert_eq!(at.log.truncate_to(cut).unwrap(), cut);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (start, end) = (at.log.log_start_offset(), at.log.log_end_offset());
+    let kept = read(&at.log, start, committed);
+    assert!(at.upto(committed.0).ends_with(&kept));
+    at.dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    let report = verify(&PartitionDir::open(&at.partition()).unwrap(), true).unwrap();
+    assert_eq!((report.faults, report.end_offset), (vec![], end));
+    assert_eq!(at.log.recovery_point(), end);
 }

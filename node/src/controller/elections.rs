@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, Election, Partition};
+use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, Election, Partition, Reassignment};
 
 use super::Refusal;
 use crate::api::ErrorCode;
@@ -153,7 +153,8 @@ pub const HOMECOMING_DELAY: Duration = Duration::from_secs(5);
 /// Kafka looks every `leader.imbalance.check.interval.seconds` (300) for brokers that lack more than
 /// `leader.imbalance.per.broker.percentage` (10) of theirs, so that a restarted broker idles for minutes and one that lacks
 /// a tenth does for ever. Here a broker that comes back (unfenced, or its drain ended) gets all of them at once,
-/// [`HOMECOMING_DELAY`] later or when it is in sync with the last of them; Kafka's check remains for whatever that leaves.
+/// [`HOMECOMING_DELAY`] later or when it is in sync with the last of them; a reassignment that ends brings its preferred
+/// leader with it; Kafka's check remains for whatever that leaves.
 #[derive(Debug)]
 pub struct Homecoming {
     options: RebalanceOptions,
@@ -220,6 +221,18 @@ impl Homecoming {
             .collect()
     }
 
+    /// The election that goes with the end of a reassignment: of the first of its replicas.
+    pub fn on_arrival(
+        &self,
+        image: &ClusterImage,
+        partition: &Partition,
+        arrived: &Reassignment,
+    ) -> Option<Election> {
+        let home = arrived.replicas.first().copied()?;
+        let election = to(image, partition, home);
+        election.filter(|_| self.options.enabled)
+    }
+
     /// When to look again if nothing changes before.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         let later = |from: &&Instant| **from > now;
@@ -253,10 +266,14 @@ pub fn homeward(
     partition: &Partition,
     due: &BTreeSet<BrokerId>,
 ) -> Option<Election> {
-    let home = preferred(partition)?;
+    let home = preferred(partition).filter(|home| due.contains(home))?;
+    to(image, partition, home)
+}
+
+/// The election of `home` as leader, if another leads and it may.
+fn to(image: &ClusterImage, partition: &Partition, home: BrokerId) -> Option<Election> {
     let away = partition.leader.is_some_and(|leader| leader != home);
-    (away && due.contains(&home) && may_lead(image, partition, home))
-        .then_some(Election::Clean(home))
+    (away && may_lead(image, partition, home)).then_some(Election::Clean(home))
 }
 
 fn tallies(image: &ClusterImage) -> BTreeMap<BrokerId, Tally> {

@@ -161,9 +161,10 @@ impl Fence {
                     }
                     return;
                 }
-                Err(ProposeError::NotController { .. } | ProposeError::Stopped(_)) => return,
+                Err(ProposeError::Stopped(_)) => return,
+                // A controller that is about to hand over refuses too, and may stay one in the end.
                 Err(error) => {
-                    warn!(%broker, %error, "a broker is not fenced yet; trying again");
+                    debug!(%broker, %error, "a broker is not fenced yet; trying again");
                     sleep(RETRY).await;
                 }
             }

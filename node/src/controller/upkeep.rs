@@ -53,14 +53,10 @@ impl Upkeep {
             let min_insync_replicas = image.min_insync_replicas(topic);
             for (index, partition) in (0..).zip(&topic.partitions) {
                 let replicas = reassignment::complete(partition, min_insync_replicas);
-                let election = || {
-                    urgent(image, partition, || unclean_allowed(topic))
-                        .or_else(|| homeward(image, partition, &due))
-                };
-                let leader = match replicas {
-                    // The next look sees the partition where it then is.
-                    Some(_) => None,
-                    None => election(),
+                let leader = match &replicas {
+                    Some(arrived) => self.homecoming.on_arrival(image, partition, arrived),
+                    None => urgent(image, partition, || unclean_allowed(topic))
+                        .or_else(|| homeward(image, partition, &due)),
                 };
                 if replicas.is_some() || leader.is_some() {
                     changes.push(PartitionChange {
@@ -183,4 +179,46 @@ async fn propose(broker: &Broker, mut changes: Vec<PartitionChange>) -> bool {
         }
     }
     well
+}
+
+#[cfg(test)]
+mod tests {
+    use kittiwake_raft::{BrokerId, Election};
+
+    use super::*;
+    use crate::controller::tests_support::{apply, create, image_of, partition_of};
+
+    #[test]
+    fn a_move_that_ends_brings_its_preferred_leader_with_it() {
+        let on = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect::<Vec<_>>();
+        for (enabled, leader) in [(true, 2), (false, 1)] {
+            let mut image = image_of(3);
+            create(&mut image, "t", &[], vec![on(&[1, 0, 2])]);
+            let topic = Topic::clone(image.topic_by_name("t").unwrap());
+            let partition = &topic.partitions[0];
+            let replicas = reassignment::start(&image, partition, &on(&[2, 1]), true).unwrap();
+            let change = PartitionChange {
+                replicas,
+                ..unchanged(&topic, 0, partition)
+            };
+            apply(&mut image, Command::AlterPartitions(vec![change]));
+
+            let now = Instant::now();
+            let options = RebalanceOptions {
+                enabled,
+                check_interval: Duration::from_secs(300),
+                imbalance_percentage: 10,
+            };
+            let mut upkeep = Upkeep::new(options, now);
+            let changes = upkeep.step(now, &image, |_| false);
+            assert_eq!(
+                changes[0].leader,
+                enabled.then_some(Election::Clean(BrokerId(2)))
+            );
+            apply(&mut image, Command::AlterPartitions(changes));
+            let partition = partition_of(&image, "t", 0);
+            assert_eq!(partition.replicas, on(&[2, 1]));
+            assert_eq!(partition.leader, Some(BrokerId(leader)));
+        }
+    }
 }

@@ -57,7 +57,6 @@ pub fn continuity(
     Continuity::Continues
 }
 
-
 /// What the leader has answered for the partition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answer {
@@ -80,6 +79,9 @@ pub enum Verdict {
     Truncate(Offset),
     /// Nothing of the log is in the leader's: begin anew at this offset.
     Restart(Offset),
+    /// The log is empty, and its beginning lies inside the leader's first batch (DeleteRecords can leave it so): begin anew
+    /// at this offset, append, and let the log start follow.
+    BeginAt(Offset),
     /// The records do not continue the log: they answer a question that is no longer the one to ask. Ask again.
     AskAgain,
     /// Not now: the leader, or this node, has yet to learn of a change. Ask again after a pause.
@@ -109,6 +111,9 @@ pub fn judge(
         return Verdict::Truncate(cut);
     }
     match answer.first_offset {
+        Some(first) if first < view.log_end && view.log_start == view.log_end => {
+            Verdict::BeginAt(first)
+        }
         Some(first) if first != view.log_end => Verdict::AskAgain,
         _ => Verdict::Append,
     }
@@ -118,7 +123,9 @@ pub fn judge(
 /// has removed what we lack; or our log is empty and lies beyond its end. A log with records is not given up otherwise.
 fn out_of_range(view: View, leader_start: Offset) -> Verdict {
     let is_empty = view.log_start == view.log_end;
-    if view.log_end < leader_start || (is_empty && Offset::ZERO <= leader_start && view.log_end > leader_start) {
+    if view.log_end < leader_start
+        || (is_empty && Offset::ZERO <= leader_start && view.log_end > leader_start)
+    {
         return Verdict::Restart(leader_start);
     }
     Verdict::Wait
@@ -172,6 +179,23 @@ mod tests {
         assert_eq!(judge(VIEW, stale, no_history), Verdict::AskAgain);
     }
 
+    #[test]
+    fn an_empty_log_takes_the_batch_that_its_beginning_lies_in() {
+        let empty = View {
+            log_start: Offset(50),
+            log_end: Offset(50),
+        };
+        let whole_batch = Answer {
+            first_offset: Some(Offset(47)),
+            log_start: Offset(50),
+            ..answer()
+        };
+        assert_eq!(
+            judge(empty, whole_batch, no_history),
+            Verdict::BeginAt(Offset(47))
+        );
+    }
+
     /// KIP-279: both sides' ends of the epoch count.
     #[test]
     fn the_cut_is_where_the_shorter_history_of_the_epoch_ends() {
@@ -185,7 +209,10 @@ mod tests {
             Verdict::Truncate(Offset(35))
         );
         assert_eq!(
-            judge(VIEW, diverging(3, 90), |_| Some((LeaderEpoch(3), Offset(60)))),
+            judge(VIEW, diverging(3, 90), |_| Some((
+                LeaderEpoch(3),
+                Offset(60)
+            ))),
             Verdict::Truncate(Offset(50))
         );
     }
@@ -223,10 +250,7 @@ mod tests {
             log_start: Offset(50),
             log_end: Offset(50),
         };
-        assert_eq!(
-            judge(empty, odd, no_history),
-            Verdict::Restart(Offset(20))
-        );
+        assert_eq!(judge(empty, odd, no_history), Verdict::Restart(Offset(20)));
     }
 
     #[test]

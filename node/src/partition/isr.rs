@@ -99,7 +99,12 @@ impl IsrUpdates {
                             | CommandError::UnknownPartition,
                         ) => {}
                         other => {
-                            debug!(topic = partition.topic(), partition = partition.index(), ?other, "ISR change refused");
+                            debug!(
+                                topic = partition.topic(),
+                                partition = partition.index(),
+                                ?other,
+                                "ISR change refused"
+                            );
                             partition.isr_change_refused(proposed_at);
                         }
                     }

@@ -234,7 +234,10 @@ impl Leader {
 
     /// The smallest log start over the in-sync replicas, `own` being the leader's: what DeleteRecords answers with.
     pub fn low_watermark(&self, own: Offset) -> Offset {
-        let in_sync = self.followers.iter().filter(|(id, _)| self.isr.contains(id));
+        let in_sync = self
+            .followers
+            .iter()
+            .filter(|(id, _)| self.isr.contains(id));
         in_sync
             .map(|(_, follower)| follower.log_start)
             .fold(own, Offset::min)
@@ -389,12 +392,7 @@ impl Leader {
         self.propose(&staying, &joining, now_ms)
     }
 
-    fn propose(
-        &mut self,
-        staying: &[BrokerId],
-        joining: &[BrokerId],
-        now_ms: i64,
-    ) -> Vec<Action> {
+    fn propose(&mut self, staying: &[BrokerId], joining: &[BrokerId], now_ms: i64) -> Vec<Action> {
         let mut isr = Vec::new();
         for id in staying {
             // Needs no epoch: who starts again leaves the ISR in that entry, which makes this proposal obsolete.
@@ -707,7 +705,10 @@ mod tests {
         assert_eq!(leader.step(refused), []);
         assert_eq!(leader.step(fetched(3, 10, 11)), []);
         // It has everything, so it may never fetch this partition again.
-        assert_eq!(leader.step(Event::Tick(10 + JOIN_RETRY_MS)), [Action::ProposeIsr]);
+        assert_eq!(
+            leader.step(Event::Tick(10 + JOIN_RETRY_MS)),
+            [Action::ProposeIsr]
+        );
         assert_eq!(proposed(&leader), [1, 2, 3]);
     }
 

@@ -476,11 +476,7 @@ impl PartitionManager {
         );
     }
 
-    fn follow_leadership(
-        &self,
-        partition: &Arc<Partition>,
-        image: &kittiwake_raft::Partition,
-    ) {
+    fn follow_leadership(&self, partition: &Arc<Partition>, image: &kittiwake_raft::Partition) {
         let epoch = LeaderEpoch(image.leader_epoch);
         match image.leader {
             Some(leader) if leader != self.node_id => {

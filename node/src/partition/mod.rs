@@ -19,6 +19,5 @@ pub use follower::Continuity;
 pub use manager::PartitionManager;
 pub use readers::{FetchWaiter, News, ReaderRegistration, Slot};
 pub use replica::{
-    Acks, AppendRefused, Followed, FollowerFetch, Following, LeaderAnswer, Partition,
-    Settings,
+    Acks, AppendRefused, Followed, FollowerFetch, Following, LeaderAnswer, Partition, Settings,
 };

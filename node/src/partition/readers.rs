@@ -205,3 +205,55 @@ impl Followers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_queued_once_until_it_is_seen() {
+        let news = Arc::new(News::default());
+        let slot = Slot::new(7, Arc::clone(&news));
+        slot.announce(true);
+        slot.announce(true);
+        slot.announce(false);
+        assert_eq!(news.take(), [7]);
+        // Not seen yet: whoever has taken the number is about to look.
+        slot.announce(true);
+        assert!(news.take().is_empty());
+        slot.seen();
+        slot.announce(true);
+        assert_eq!(news.take(), [7]);
+    }
+
+    #[test]
+    fn a_watermark_alone_is_not_urgent_and_records_make_it_so() {
+        let news = Arc::new(News::default());
+        let slot = Slot::new(0, Arc::clone(&news));
+        slot.announce(false);
+        assert!(!news.is_urgent() && !news.is_empty());
+        slot.announce(true);
+        assert!(news.is_urgent());
+        assert_eq!(news.take(), [0]);
+        assert!(!news.is_urgent() && news.is_empty());
+    }
+
+    #[tokio::test]
+    async fn news_that_came_before_the_wait_end_it() {
+        let news = Arc::new(News::default());
+        Slot::new(0, Arc::clone(&news)).announce(false);
+        news.woken().await;
+    }
+
+    #[test]
+    fn what_was_not_looked_at_comes_next() {
+        let news = News::default();
+        news.put(1);
+        news.put(2);
+        let mut taken = news.take().into_iter();
+        assert_eq!(taken.next(), Some(1));
+        taken.for_each(|number| news.put_back(number));
+        assert!(news.is_urgent());
+        assert_eq!(news.take(), [2]);
+    }
+}

@@ -10,6 +10,7 @@
 
 use arc_swap::ArcSwap;
 use kittiwake_raft::{BrokerEpoch, BrokerId, PartitionChange, PartitionEpoch, Requester, TopicId};
+use kittiwake_storage::batch::whole_batches;
 use kittiwake_storage::{
     AppendError, Appended, BatchHeader, BatchRules, FlushError, FollowerAppendError, LeaderEpoch,
     Log, Offset, RetainError, TruncateError, ValidBatch,
@@ -480,10 +481,13 @@ impl Partition {
         if before > high_watermark || before < Offset::ZERO {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        let moved = self.log.advance_log_start(before, high_watermark).and_then(|start| {
-            self.log.checkpoint_log_start()?;
-            Ok(start)
-        });
+        let moved = self
+            .log
+            .advance_log_start(before, high_watermark)
+            .and_then(|start| {
+                self.log.checkpoint_log_start()?;
+                Ok(start)
+            });
         self.followers.announce(true);
         moved.map_err(|error| match error {
             RetainError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
@@ -615,16 +619,23 @@ impl Partition {
             Verdict::Append => self.append_from_leader(&answer),
             Verdict::Truncate(to) => self.rewind("cut", to, || self.log.truncate_to(to).map(drop)),
             Verdict::Restart(at) => self.rewind("begun anew", at, || self.log.restart_at(at)),
+            Verdict::BeginAt(first) => {
+                match self.rewind("begun anew", first, || self.log.restart_at(first)) {
+                    Followed::Rewound => self.append_from_leader(&answer),
+                    failed => failed,
+                }
+            }
             Verdict::AskAgain => Followed::AskAgain,
             Verdict::Wait => Followed::Wait,
         }
     }
 
     fn append_from_leader(&self, answer: &LeaderAnswer<'_>) -> Followed {
-        if !answer.records.is_empty()
+        let records = whole_batches(answer.records);
+        if !records.is_empty()
             && let Err(error) = self
                 .log
-                .append_as_follower(answer.records, crate::broker::now_ms())
+                .append_as_follower(records, crate::broker::now_ms())
         {
             return self.append_failed(&error);
         }

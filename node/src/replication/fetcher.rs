@@ -10,7 +10,7 @@ use kafka_wire::fetch_response::PartitionData;
 use kafka_wire::{FetchRequest, FetchResponse};
 use kafka_wire_core::{TaggedField, TaggedFields, Uuid};
 use kittiwake_raft::{BrokerId, TopicId};
-use kittiwake_storage::{LeaderEpoch, Offset};
+use kittiwake_storage::{BatchHeader, LeaderEpoch, Offset};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
@@ -183,8 +183,8 @@ impl Fetcher {
             self.resume();
             let in_flight = channel.in_flight();
             // The first answer says which session the next request is of.
-            let has_news = self.session.id != 0
-                && (!self.to_name.is_empty() || !self.to_forget.is_empty());
+            let has_news =
+                self.session.id != 0 && (!self.to_name.is_empty() || !self.to_forget.is_empty());
             if in_flight == 0 || (has_news && in_flight < IN_FLIGHT_MAX) {
                 let request = match self.request() {
                     Ok(request) => request,
@@ -226,8 +226,10 @@ impl Fetcher {
             && *first.key() <= now
         {
             let keys = first.remove();
-            self.to_name
-                .extend(keys.into_iter().filter(|key| self.partitions.contains_key(key)));
+            self.to_name.extend(
+                keys.into_iter()
+                    .filter(|key| self.partitions.contains_key(key)),
+            );
         }
     }
 
@@ -410,15 +412,17 @@ impl Received {
 
     fn diverging(&self) -> Option<(LeaderEpoch, Offset)> {
         let diverging = &self.data.diverging_epoch;
-        (diverging.epoch >= 0 || diverging.end_offset >= 0).then_some((
-            LeaderEpoch(diverging.epoch),
-            Offset(diverging.end_offset),
-        ))
+        (diverging.epoch >= 0 || diverging.end_offset >= 0)
+            .then_some((LeaderEpoch(diverging.epoch), Offset(diverging.end_offset)))
     }
 
     /// Whether the log may have to be cut, which waits for the disk.
     fn may_rewind(&self) -> bool {
-        self.data.error_code != ErrorCode::None.code() || self.diverging().is_some()
+        let starts_elsewhere = BatchHeader::parse(self.records())
+            .is_ok_and(|header| header.base_offset != self.partition.log_end_offset());
+        self.data.error_code != ErrorCode::None.code()
+            || self.diverging().is_some()
+            || starts_elsewhere
     }
 
     fn take(&self) -> Taken {

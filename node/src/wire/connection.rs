@@ -399,7 +399,7 @@ mod tests {
             }
         }
 
-        fn may_overlap(&self, api_key: i16) -> bool {
+        fn may_overlap(&self, _peer: &Peer, api_key: i16) -> bool {
             api_key == OVERLAPPING
         }
 

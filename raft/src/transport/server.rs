@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kittiwake_proto::kittiwake::raft::v1 as pb;
 use openraft::errors::Fatal;
+use openraft::raft::AppendEntriesResponse;
 use pb::raft_server::Raft as RaftRpc;
 use prost::bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
@@ -109,6 +110,9 @@ impl RaftRpc for RaftService {
             .append_entries(request)
             .await
             .map_err(failed)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            *self.local.heard.lock() = Some(Instant::now());
+        }
         Ok(Response::new(encode_append_response(&answer)))
     }
 

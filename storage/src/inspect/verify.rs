@@ -61,12 +61,12 @@ pub struct Report {
 /// `stopped_cleanly`: the node wrote these files to the end, so that an unfinished tail is a fault. Otherwise it may
 /// be running or have crashed, and the tail of the last segment is only noted: recovery will judge it.
 pub fn verify(dir: &PartitionDir, stopped_cleanly: bool) -> Result<Report, InspectError> {
-    let mut verifier = Verifier::new(dir, stopped_cleanly);
+    let flushed = dir.recovery_point()?;
+    let mut verifier = Verifier::new(dir, stopped_cleanly, flushed.unwrap_or_default());
     for &base in dir.segments() {
         verifier.segment(base)?;
     }
-    let flushed = dir.recovery_point()?;
-    verifier.leader_epochs(flushed)?;
+    verifier.leader_epochs()?;
     verifier.snapshots_beyond();
     let end = verifier.report.end_offset;
     if let Some(flushed) = flushed
@@ -87,6 +87,8 @@ pub fn verify(dir: &PartitionDir, stopped_cleanly: bool) -> Result<Report, Inspe
 struct Verifier<'a> {
     dir: &'a PartitionDir,
     stopped_cleanly: bool,
+    /// What lies below has been flushed, and is as the log wants to leave it.
+    flushed: Offset,
     report: Report,
     epochs: LeaderEpochCache,
     epoch: LeaderEpoch,
@@ -96,11 +98,12 @@ struct Verifier<'a> {
 }
 
 impl<'a> Verifier<'a> {
-    fn new(dir: &'a PartitionDir, stopped_cleanly: bool) -> Self {
+    fn new(dir: &'a PartitionDir, stopped_cleanly: bool, flushed: Offset) -> Self {
         let start = dir.segments()[0];
         Self {
             dir,
             stopped_cleanly,
+            flushed,
             report: Report {
                 dir: dir.path().to_owned(),
                 segments: dir.segments().len(),
@@ -149,6 +152,13 @@ impl<'a> Verifier<'a> {
 
     fn is_last(&self, base: Offset) -> bool {
         self.dir.segments().last() == Some(&base)
+    }
+
+    /// Whether the files may still be as they are appended to, with space allocated ahead: a sealed segment is cut to
+    /// its contents by the first flush after it was sealed, which moves `flushed` to its successor's base or beyond.
+    fn is_unsettled(&self, base: Offset) -> bool {
+        let successor = self.dir.segments().iter().find(|&&other| other > base);
+        !self.stopped_cleanly && successor.is_none_or(|&next| next >= self.flushed)
     }
 
     fn segment(&mut self, base: Offset) -> Result<(), InspectError> {
@@ -333,7 +343,7 @@ impl<'a> Verifier<'a> {
                     self.fault(name, at, what);
                 }
             }
-            SegmentEnd::Zeros { bytes, .. } if !unfinished => {
+            SegmentEnd::Zeros { bytes, .. } if !self.is_unsettled(base) => {
                 self.fault(name, at, format!("{bytes} zero bytes after the last batch"));
             }
             SegmentEnd::Zeros { .. } => {}
@@ -360,7 +370,7 @@ impl<'a> Verifier<'a> {
             let Some(index) = index else {
                 continue;
             };
-            if index.used < index.bytes.len() && !unfinished {
+            if index.used < index.bytes.len() && !self.is_unsettled(base) {
                 let what = format!(
                     "{} bytes after the last entry",
                     index.bytes.len() - index.used
@@ -455,10 +465,10 @@ impl<'a> Verifier<'a> {
 
     /// The checkpoint is written before what it tells of counts as flushed: behind that it may be, as long as the node
     /// has not stopped cleanly.
-    fn leader_epochs(&mut self, flushed: Option<Offset>) -> Result<(), InspectError> {
+    fn leader_epochs(&mut self) -> Result<(), InspectError> {
         let end = match self.stopped_cleanly {
             true => self.report.end_offset,
-            false => self.report.end_offset.min(flushed.unwrap_or_default()),
+            false => self.report.end_offset.min(self.flushed),
         };
         let epochs = match self.dir.leader_epochs()? {
             None if end <= self.report.start_offset => return Ok(()),

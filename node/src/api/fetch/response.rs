@@ -190,7 +190,8 @@ impl Encoder {
         }
         if self.version >= 11 {
             let preferred = partition.preferred_read_replica;
-            self.bytes.put_i32(preferred.unwrap_or(NO_PREFERRED_REPLICA));
+            self.bytes
+                .put_i32(preferred.unwrap_or(NO_PREFERRED_REPLICA));
         }
         self.records(partition.slices);
         let mut tags = Vec::new();
@@ -329,6 +330,7 @@ mod tests {
             read_committed: true,
             diverging: None,
             current_leader: None,
+            preferred_read_replica: Some(7),
             slices: vec![slice(2, 4), slice(10, 3)],
         };
         let empty = Partition {
