@@ -127,8 +127,6 @@ pub(super) struct Told {
     pub(super) log_start: Offset,
     pub(super) from: Offset,
     pub(super) records: Vec<Record>,
-    /// The epoch it was asked in.
-    pub(super) epoch: LeaderEpoch,
 }
 
 /// On its way.

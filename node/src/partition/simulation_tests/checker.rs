@@ -53,14 +53,20 @@ impl Checker {
             let Some(record) = log.get(Offset(offset)) else {
                 continue;
             };
-            let known = usize::try_from(offset).ok().and_then(|at| self.committed.get(at).copied());
+            let known = usize::try_from(offset)
+                .ok()
+                .and_then(|at| self.committed.get(at).copied());
             match known {
                 Some(known) => self.require(known == record, || {
-                    format!("{broker} shows {record:?} at {offset}, where {known:?} was shown before")
+                    format!(
+                        "{broker} shows {record:?} at {offset}, where {known:?} was shown before"
+                    )
                 }),
                 None => {
                     self.require(leads && offset == self.committed.len() as i64, || {
-                        format!("{broker} shows {record:?} at {offset}, which no leader has committed")
+                        format!(
+                            "{broker} shows {record:?} at {offset}, which no leader has committed"
+                        )
                     });
                     let acknowledged = self.acknowledged.get(&offset).copied();
                     self.require(acknowledged.is_none_or(|known| known == record), || {
@@ -92,20 +98,37 @@ impl Checker {
     }
 
     /// 1, 2, 6: the log holds what is committed and acknowledged from `from` on.
-    pub(super) fn must_hold(&mut self, what: &str, broker: BrokerId, log: &SimulatedLog, from: Offset) {
+    pub(super) fn must_hold(
+        &mut self,
+        what: &str,
+        broker: BrokerId,
+        log: &SimulatedLog,
+        from: Offset,
+    ) {
         let deleted = self.deleted;
         self.require(log.start() <= deleted, || {
-            format!("{broker} ({what}) begins at {}, deleted up to {deleted}", log.start())
+            format!(
+                "{broker} ({what}) begins at {}, deleted up to {deleted}",
+                log.start()
+            )
         });
         let from = from.max(deleted).0;
         let committed = self.committed.iter().enumerate().skip(from as usize);
         let missing = committed
             .map(|(offset, record)| (offset as i64, *record))
-            .chain(self.acknowledged.range(from.max(self.committed_end().0)..).map(|(at, record)| (*at, *record)))
+            .chain(
+                self.acknowledged
+                    .range(from.max(self.committed_end().0)..)
+                    .map(|(at, record)| (*at, *record)),
+            )
             .find(|(offset, record)| log.get(Offset(*offset)) != Some(*record));
         if let Some((offset, record)) = missing {
             self.require(false, || {
-                format!("{broker} ({what}) has {:?} at {offset}, not {record:?}: {:?}", log.get(Offset(offset)), log.view())
+                format!(
+                    "{broker} ({what}) has {:?} at {offset}, not {record:?}: {:?}",
+                    log.get(Offset(offset)),
+                    log.view()
+                )
             });
         }
     }
@@ -126,10 +149,13 @@ impl Checker {
         let strangers = after.eligible().any(|id| !partition.replicas.contains(&id));
         let both = partition.isr.iter().any(|id| partition.elr.contains(id));
         let superfluous = partition.isr.len() >= after.needed() && !partition.elr.is_empty();
-        let leads = partition.leader.is_none_or(|leader| partition.isr.contains(&leader));
-        self.require(!(fenced || strangers || both || superfluous) && leads, || {
-            format!("the image breaks its rules: {partition:?}")
-        });
+        let leads = partition
+            .leader
+            .is_none_or(|leader| partition.isr.contains(&leader));
+        self.require(
+            !(fenced || strangers || both || superfluous) && leads,
+            || format!("the image breaks its rules: {partition:?}"),
+        );
         if let Some(before) = before {
             let (earlier, later) = (&before.partition, partition);
             let same = earlier == later;

@@ -86,7 +86,11 @@ impl SimulatedLog {
             }
             self.epochs.truncate_from_end(end);
             let is_newer = |latest: LeaderEpoch| record.epoch > latest;
-            if self.epochs.latest().is_none_or(|latest| is_newer(latest.epoch)) {
+            if self
+                .epochs
+                .latest()
+                .is_none_or(|latest| is_newer(latest.epoch))
+            {
                 self.epochs.assign(record.epoch, end);
             }
             self.records.push(*record);
@@ -141,7 +145,11 @@ impl SimulatedLog {
         let grows = entries.windows(2).all(|pair| {
             pair[0].epoch < pair[1].epoch && pair[0].start_offset < pair[1].start_offset
         });
-        if !grows || entries.last().is_some_and(|last| last.start_offset > self.end()) {
+        if !grows
+            || entries
+                .last()
+                .is_some_and(|last| last.start_offset > self.end())
+        {
             return Some(format!("epochs {entries:?}, log end {}", self.end()));
         }
         (from.0.max(self.start)..self.end().0)

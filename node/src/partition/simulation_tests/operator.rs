@@ -69,7 +69,12 @@ impl World {
         let keeps = self.durability == Durability::Persisted && !disk;
         broker.has_lost = !keeps;
         broker.recovers = !keeps;
-        self.note(|world| format!("{} loses what was after {survives} (its disk: {disk})", world.brokers[at].id));
+        self.note(|world| {
+            format!(
+                "{} loses what was after {survives} (its disk: {disk})",
+                world.brokers[at].id
+            )
+        });
     }
 
     /// How many may have lost something at a time: `min.insync.replicas` (or the replicas, where they are fewer) less
@@ -88,9 +93,8 @@ impl World {
         }
         let others = || self.brokers.iter().filter(|other| other.id != id);
         let recovering = others().filter(|other| other.recovers).count() + 1;
-        let another = others().any(|other| {
-            !other.has_lost && view.eligible().any(|eligible| eligible == other.id)
-        });
+        let another = others()
+            .any(|other| !other.has_lost && view.eligible().any(|eligible| eligible == other.id));
         recovering < view.needed() && (self.covered || another)
     }
 
@@ -113,11 +117,19 @@ impl World {
     pub(super) fn start(&mut self, at: usize) {
         let life = self.next_number();
         self.brokers[at].start(life);
-        if self.mutation == Some(Mutation::ForgetLossBeforeRegistering) && self.random.random_ratio(1, 4) {
+        if self.mutation == Some(Mutation::ForgetLossBeforeRegistering)
+            && self.random.random_ratio(1, 4)
+        {
             self.brokers[at].last_stop = LastStop::Killed;
         }
         self.check_epochs(at, Offset::ZERO);
-        self.note(|world| format!("{} starts, {:?}", world.brokers[at].id, world.brokers[at].log.view()));
+        self.note(|world| {
+            format!(
+                "{} starts, {:?}",
+                world.brokers[at].id,
+                world.brokers[at].log.view()
+            )
+        });
     }
 
     pub(super) fn register(&mut self, at: usize) {
@@ -164,7 +176,10 @@ impl World {
         let Some(epoch) = broker.process.as_ref().and_then(|process| process.epoch) else {
             return;
         };
-        let is_fenced = self.quorum.registered(broker.id).is_some_and(|broker| broker.fenced);
+        let is_fenced = self
+            .quorum
+            .registered(broker.id)
+            .is_some_and(|broker| broker.fenced);
         if is_fenced {
             let broker = broker.id;
             let _ = self.command(&Command::UnfenceBroker { broker, epoch });
@@ -173,15 +188,27 @@ impl World {
 
     fn fence(&mut self, at: usize) {
         let broker = self.brokers[at].id;
-        if let Some(epoch) = self.quorum.registered(broker).map(|registered| registered.epoch) {
+        if let Some(epoch) = self
+            .quorum
+            .registered(broker)
+            .map(|registered| registered.epoch)
+        {
             let _ = self.command(&Command::FenceBroker { broker, epoch });
         }
     }
 
     fn drain(&mut self, at: usize, draining: bool) {
         let broker = self.brokers[at].id;
-        if let Some(epoch) = self.quorum.registered(broker).map(|registered| registered.epoch) {
-            let _ = self.command(&Command::DrainBroker { broker, epoch, draining });
+        if let Some(epoch) = self
+            .quorum
+            .registered(broker)
+            .map(|registered| registered.epoch)
+        {
+            let _ = self.command(&Command::DrainBroker {
+                broker,
+                epoch,
+                draining,
+            });
         }
     }
 
@@ -196,7 +223,9 @@ impl World {
     fn elect_preferred(&mut self) {
         let before = self.quorum.views.len();
         let preferred = self.quorum.last().partition.replicas[0];
-        let _ = self.quorum.alter(|change| change.leader = Some(Election::Clean(preferred)));
+        let _ = self
+            .quorum
+            .alter(|change| change.leader = Some(Election::Clean(preferred)));
         self.image_moved(before);
     }
 
@@ -206,13 +235,21 @@ impl World {
             return;
         }
         let mut replicas = partition.replicas.clone();
-        let absent = self.brokers.iter().map(|broker| broker.id).filter(|id| !replicas.contains(id));
+        let absent = self
+            .brokers
+            .iter()
+            .map(|broker| broker.id)
+            .filter(|id| !replicas.contains(id));
         let adding: Vec<BrokerId> = absent.take(1).collect();
         let removes = replicas.len() > 2 || !adding.is_empty() && self.random.random_ratio(1, 2);
         let leaving = self.random.random_range(0..replicas.len());
         let removing: Vec<BrokerId> = removes.then(|| replicas[leaving]).into_iter().collect();
         replicas.extend(&adding);
-        self.reassign(Reassignment { replicas, adding, removing });
+        self.reassign(Reassignment {
+            replicas,
+            adding,
+            removing,
+        });
     }
 
     /// Completes it once the new replicas are in sync, and enough remain.
@@ -228,10 +265,18 @@ impl World {
             .copied()
             .filter(|id| !partition.removing.contains(id))
             .collect();
-        let remaining = partition.isr.iter().filter(|id| replicas.contains(id)).count();
+        let remaining = partition
+            .isr
+            .iter()
+            .filter(|id| replicas.contains(id))
+            .count();
         let joined = partition.adding.iter().all(|id| partition.isr.contains(id));
         if joined && remaining >= view.min_insync_replicas.min(replicas.len()) {
-            self.reassign(Reassignment { replicas, adding: Vec::new(), removing: Vec::new() });
+            self.reassign(Reassignment {
+                replicas,
+                adding: Vec::new(),
+                removing: Vec::new(),
+            });
         }
     }
 

@@ -92,9 +92,10 @@ impl Quorum {
 
     pub(super) fn apply(&mut self, command: &Command) -> Result<Applied, CommandError> {
         let mut results = self.image.apply(self.image.offset + 1, command);
-        if let (Some(topic), Some(partition)) =
-            (self.image.topic(self.topic), self.image.partition(self.topic, 0))
-        {
+        if let (Some(topic), Some(partition)) = (
+            self.image.topic(self.topic),
+            self.image.partition(self.topic, 0),
+        ) {
             self.views.push(View {
                 brokers: self.image.brokers.clone(),
                 partition: Partition::clone(partition),

@@ -20,8 +20,6 @@ use crate::partition::leader::{Action, Committed, Event, Leader, Reign};
 /// Records of one answer.
 const ANSWER_RECORDS_MAX: usize = 4;
 
-const ANSWERS_NAME_EPOCHS: bool = false;
-
 /// Pause of a follower that was told to wait, ms.
 const PAUSE_MS: i64 = 20;
 
@@ -57,7 +55,12 @@ impl World {
         };
         broker.log.append(record);
         let log_end = broker.log.end();
-        self.note(|world| format!("{} appends {record:?} at {}", world.brokers[at].id, write.at));
+        self.note(|world| {
+            format!(
+                "{} appends {record:?} at {}",
+                world.brokers[at].id, write.at
+            )
+        });
         if all && self.mutation == Some(Mutation::AcknowledgeAtOnce) {
             self.checker.acknowledged(write.at, record, Some(record));
         } else if all && let Some(process) = self.process(at) {
@@ -78,7 +81,9 @@ impl World {
             if leader.epoch() != write.record.epoch {
                 continue;
             }
-            process.waiting.insert((write.at + 1, write.record.id), write);
+            process
+                .waiting
+                .insert((write.at + 1, write.record.id), write);
         }
         let high_watermark = process.leader().map(Leader::high_watermark);
         self.answer_waiting(at, high_watermark.unwrap_or(Offset::ZERO));
@@ -155,7 +160,10 @@ impl World {
         let needed = process.min_insync_replicas.min(known.replicas.len());
         let (size, from) = (known.isr.len(), process.high_watermark);
         let proposed = leader.proposal().map(|proposal| proposal.isr.as_slice());
-        let joining = proposed.unwrap_or_default().iter().map(|member| member.broker);
+        let joining = proposed
+            .unwrap_or_default()
+            .iter()
+            .map(|member| member.broker);
         let maximal: Vec<BrokerId> = known.isr.iter().copied().chain(joining).collect();
         let record = broker.log.get(to + -1);
         let durability = self.durability;
@@ -163,13 +171,18 @@ impl World {
             let log = &member.log;
             let has = log.get(to + -1) == record || log.start() >= to;
             let has_flushed = durability == Durability::Replicated || log.flushed() >= to;
-            let may_lack = member.emptied || member.recovers && durability == Durability::Replicated;
+            let may_lack =
+                member.emptied || member.recovers && durability == Durability::Replicated;
             maximal.contains(&member.id) && !may_lack && !(has && has_flushed)
         });
-        self.checker.require(from < to && size >= needed && lacking.is_none(), || {
-            format!("{} commits {to} after {from} with {known:?}, needs {needed}; {:?} lacks it",
-                broker.id, lacking.map(|broker| (broker.id, broker.log.view(), broker.log.flushed())))
-        });
+        self.checker
+            .require(from < to && size >= needed && lacking.is_none(), || {
+                format!(
+                    "{} commits {to} after {from} with {known:?}, needs {needed}; {:?} lacks it",
+                    broker.id,
+                    lacking.map(|broker| (broker.id, broker.log.view(), broker.log.flushed()))
+                )
+            });
     }
 
     fn move_high_watermark(&mut self, at: usize, to: Offset) {
@@ -179,7 +192,8 @@ impl World {
         };
         let from = std::mem::replace(&mut process.high_watermark, to);
         let leads = process.leader().is_some();
-        self.checker.high_watermark_moves(broker.id, &broker.log, (from, to), leads);
+        self.checker
+            .high_watermark_moves(broker.id, &broker.log, (from, to), leads);
     }
 
     /// A flush that acknowledgements wait for goes one step on.
@@ -204,7 +218,11 @@ impl World {
 
     pub(super) fn delete_records(&mut self, at: usize) {
         let broker = &self.brokers[at];
-        let Some(process) = broker.process.as_ref().filter(|process| process.leader().is_some()) else {
+        let Some(process) = broker
+            .process
+            .as_ref()
+            .filter(|process| process.leader().is_some())
+        else {
             return;
         };
         let (start, high_watermark) = (broker.log.start(), process.high_watermark);
@@ -262,7 +280,7 @@ impl World {
         let leader = broker.process.as_ref().and_then(|process| process.leader());
         let leader = leader.ok_or(ErrorCode::NotLeaderOrFollower)?;
         let epoch = leader.epoch();
-        if self.mutation != Some(Mutation::IgnoreLeaderEpoch) {
+        if self.mutation != Some(Mutation::IgnoreEpochs) {
             match fetch.leader_epoch.cmp(&epoch) {
                 std::cmp::Ordering::Less => return Err(ErrorCode::FencedLeaderEpoch),
                 std::cmp::Ordering::Greater => return Err(ErrorCode::UnknownLeaderEpoch),
@@ -273,8 +291,12 @@ impl World {
             return Err(ErrorCode::ReplicaNotAvailable);
         }
         let log = &broker.log;
+        let last_epoch = match self.mutation {
+            Some(Mutation::IgnoreEpochs) => LeaderEpoch::NONE,
+            _ => fetch.last_epoch,
+        };
         let end_of_epoch = |epoch| log.end_of_epoch(epoch);
-        Ok(continuity(log.view(), fetch.from, fetch.last_epoch, end_of_epoch))
+        Ok(continuity(log.view(), fetch.from, last_epoch, end_of_epoch))
     }
 
     /// Tells `follower` what there is to tell.
@@ -285,7 +307,11 @@ impl World {
             return;
         };
         let (epoch, high_watermark) = (process.leader().map(Leader::epoch), process.high_watermark);
-        let Some(asked) = process.asked.get_mut(&replica).filter(|asked| !asked.awaits) else {
+        let Some(asked) = process
+            .asked
+            .get_mut(&replica)
+            .filter(|asked| !asked.awaits)
+        else {
             return;
         };
         let log = &broker.log;
@@ -296,9 +322,8 @@ impl World {
             log_start: log.start(),
             from: asked.fetch.from,
             records: Vec::new(),
-            epoch: asked.fetch.leader_epoch,
         };
-        let ignores_epoch = self.mutation == Some(Mutation::IgnoreLeaderEpoch);
+        let ignores_epoch = self.mutation == Some(Mutation::IgnoreEpochs);
         let judged = match asked.judged {
             Ok(_) if epoch != Some(asked.fetch.leader_epoch) && !ignores_epoch => {
                 Err(ErrorCode::NotLeaderOrFollower)
@@ -400,8 +425,15 @@ impl World {
         }
         process.proposes = true;
         let proposed = process.leader().and_then(|leader| leader.proposal());
-        if forgets && let Some(partition_epoch) = proposed.map(|proposal| proposal.partition_epoch) {
-            self.step_leader(at, Event::Refused { partition_epoch, now_ms });
+        if forgets && let Some(partition_epoch) = proposed.map(|proposal| proposal.partition_epoch)
+        {
+            self.step_leader(
+                at,
+                Event::Refused {
+                    partition_epoch,
+                    now_ms,
+                },
+            );
         }
     }
 
@@ -425,7 +457,16 @@ impl World {
     }
 
     pub(super) fn receive_reply(&mut self, at: usize, reply: Message) {
-        let Message::Reply { life, request, proposed_at, leader_epoch, result, image, .. } = reply else {
+        let Message::Reply {
+            life,
+            request,
+            proposed_at,
+            leader_epoch,
+            result,
+            image,
+            ..
+        } = reply
+        else {
             return;
         };
         let now_ms = self.now_ms;
@@ -445,7 +486,13 @@ impl World {
             Err(
                 CommandError::StalePartitionEpoch { .. } | CommandError::StaleLeaderEpoch { .. },
             ) => {}
-            _ => self.step_leader(at, Event::Refused { partition_epoch: proposed_at, now_ms }),
+            _ => self.step_leader(
+                at,
+                Event::Refused {
+                    partition_epoch: proposed_at,
+                    now_ms,
+                },
+            ),
         }
     }
 
@@ -456,11 +503,6 @@ impl World {
         if process.leader().map(Leader::epoch) != Some(epoch) {
             return;
         }
-        let line = format!("{at} in {epoch}: {committed:?}");
-        self.note(|_| line);
-        let Some(process) = self.process(at) else {
-            return;
-        };
         let is_newer = |known: &Committed| known.partition_epoch < committed.partition_epoch;
         if process.known.as_ref().is_none_or(is_newer) {
             process.known = Some(committed.clone());
@@ -535,7 +577,7 @@ impl World {
         let Role::Follower(follows, epoch) = process.role else {
             return;
         };
-        if follows != leader || (ANSWERS_NAME_EPOCHS && told.epoch != epoch) {
+        if follows != leader {
             return;
         }
         let log = &mut broker.log;
@@ -548,7 +590,11 @@ impl World {
         let verdict = judge(log.view(), answer, |epoch| log.end_of_epoch(epoch));
         let grown = !told.records.is_empty();
         match verdict {
-            Verdict::Append => {
+            Verdict::Append | Verdict::BeginAt(_) => {
+                if let Verdict::BeginAt(first) = verdict {
+                    log.restart_at(first);
+                    process.high_watermark = first;
+                }
                 if log.append_as_follower(&told.records).is_err() {
                     connection.paused_until_ms = now_ms + PAUSE_MS;
                     connection.asks = true;
@@ -576,9 +622,14 @@ impl World {
         }
         let (start, end) = (log.start(), log.end());
         let high_watermark = process.high_watermark;
-        self.note(|world| format!("{} takes {told:?} of {leader} in {epoch}: {verdict:?}", world.brokers[at].id));
+        self.note(|world| {
+            format!(
+                "{} takes {told:?} of {leader} in {epoch}: {verdict:?}",
+                world.brokers[at].id
+            )
+        });
         match verdict {
-            Verdict::Append => {
+            Verdict::Append | Verdict::BeginAt(_) => {
                 let to = told.high_watermark.min(end);
                 if to > high_watermark {
                     self.move_high_watermark(at, to);
@@ -593,7 +644,9 @@ impl World {
                 }
                 let cut = end < high_watermark && matches!(verdict, Verdict::Truncate(_));
                 self.checker.require(!cut, || {
-                    format!("{leader} makes a follower cut its log to {end}, below {high_watermark}")
+                    format!(
+                        "{leader} makes a follower cut its log to {end}, below {high_watermark}"
+                    )
                 });
                 self.check_epochs(at, start);
                 self.check_member(at);
@@ -635,10 +688,17 @@ impl World {
         let min_insync_replicas = view.min_insync_replicas;
         process.min_insync_replicas = min_insync_replicas;
         let stays = view.partition.leader == Some(broker.id)
-            && process.leader().map(Leader::epoch) == Some(LeaderEpoch(view.partition.leader_epoch));
+            && process.leader().map(Leader::epoch)
+                == Some(LeaderEpoch(view.partition.leader_epoch));
         if stays {
             let durability = self.durability;
-            self.step_leader(at, Event::Configured { min_insync_replicas, durability });
+            self.step_leader(
+                at,
+                Event::Configured {
+                    min_insync_replicas,
+                    durability,
+                },
+            );
         }
         self.follow_leadership(at, &view.partition);
     }
@@ -658,7 +718,8 @@ impl World {
                 }
             }
             Some(leader) => {
-                if !matches!(process.role, Role::Follower(current, in_epoch) if current == leader && in_epoch == epoch) {
+                if !matches!(process.role, Role::Follower(current, in_epoch) if current == leader && in_epoch == epoch)
+                {
                     process.leave(Role::Follower(leader, epoch));
                     // Named in the next request, of the connection there is.
                     if let Some(connection) = process.connections.get_mut(&leader) {
@@ -694,7 +755,13 @@ impl World {
         process.leave(Role::Leader(Box::new(leader)));
         process.known = Some(committed);
         self.checker.leads(broker.id, epoch);
-        self.note(|world| format!("{} leads in {epoch}, {:?}", world.brokers[at].id, world.brokers[at].log.view()));
+        self.note(|world| {
+            format!(
+                "{} leads in {epoch}, {:?}",
+                world.brokers[at].id,
+                world.brokers[at].log.view()
+            )
+        });
         self.carry_out(at, &actions);
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct World {
     /// ISR and ELR together are as many as `min.insync.replicas`, less those that have lost something.
     pub(super) covered: bool,
     pub(super) steps: u64,
+    /// A follower and a leader between which answers take long.
+    slow: Option<(usize, usize)>,
     last_number: u32,
     trace: Option<Vec<String>>,
 }
@@ -46,6 +48,9 @@ impl World {
             _ => Durability::Replicated,
         };
         let count = random.random_range(3..=4);
+        let is_slow = random.random_ratio(1, 2);
+        let slow = is_slow.then(|| (random.random_range(0..count), random.random_range(0..count)));
+        let slow = slow.map(|(follower, leader)| (follower as usize, leader as usize));
         let brokers = (0..count)
             .map(|id| Broker::new(BrokerId(id), random_directory(&mut random)))
             .collect();
@@ -60,6 +65,7 @@ impl World {
             checker: Checker::default(),
             covered: false,
             steps: 0,
+            slow,
             last_number: 0,
             trace: traced.then(Vec::new),
         };
@@ -81,10 +87,19 @@ impl World {
             3 => (3, 3),
             _ => (3, 2),
         };
-        let replicas: Vec<_> = self.brokers[..replicas].iter().map(|broker| broker.id).collect();
+        let replicas: Vec<_> = self.brokers[..replicas]
+            .iter()
+            .map(|broker| broker.id)
+            .collect();
         self.quorum.create_partition(&replicas, min_insync_replicas);
         self.image_moved(0);
-        self.note(|world| format!("{:?}, {:?}", world.durability, world.quorum.last().partition));
+        self.note(|world| {
+            format!(
+                "{:?}, {:?}",
+                world.durability,
+                world.quorum.last().partition
+            )
+        });
     }
 
     /// Runs an episode; none if all went well.
@@ -125,7 +140,10 @@ impl World {
     }
 
     fn runs(&self, at: usize) -> bool {
-        self.brokers[at].process.as_ref().is_some_and(|process| !process.hangs)
+        self.brokers[at]
+            .process
+            .as_ref()
+            .is_some_and(|process| !process.hangs)
     }
 
     // ---- checks ------------------------------------------------------------------------------
@@ -147,7 +165,10 @@ impl World {
         let earlier = before.checked_sub(1).map(|at| &views[at]);
         let view = self.quorum.last();
         self.checker.image_moves(earlier, view);
-        if earlier.is_some_and(|earlier| earlier.partition == view.partition && earlier.min_insync_replicas == view.min_insync_replicas) {
+        if earlier.is_some_and(|earlier| {
+            earlier.partition == view.partition
+                && earlier.min_insync_replicas == view.min_insync_replicas
+        }) {
             return;
         }
         let (partition, needed) = (&view.partition, view.needed());
@@ -155,7 +176,10 @@ impl World {
             earlier.min_insync_replicas != view.min_insync_replicas
                 || earlier.partition.replicas != partition.replicas
         });
-        let intact = self.brokers.iter().filter(|broker| partition.isr.contains(&broker.id) && !broker.has_lost);
+        let intact = self
+            .brokers
+            .iter()
+            .filter(|broker| partition.isr.contains(&broker.id) && !broker.has_lost);
         if intact.count() >= needed {
             self.covered = true;
         } else if changed {
@@ -171,15 +195,20 @@ impl World {
         }
         for broker in &self.brokers {
             let was = earlier.is_some_and(|earlier| {
-                earlier.eligible().any(|id| id == broker.id) && earlier.partition.leader == partition.leader
+                earlier.eligible().any(|id| id == broker.id)
+                    && earlier.partition.leader == partition.leader
             });
             let leads = partition.leader == Some(broker.id);
             if !was && !broker.has_lost && (leads || view.eligible().any(|id| id == broker.id)) {
                 let what = if leads { "leader" } else { "eligible" };
-                self.checker.must_hold(what, broker.id, &broker.log, Offset::ZERO);
+                self.checker
+                    .must_hold(what, broker.id, &broker.log, Offset::ZERO);
             }
         }
-        let line = format!("image {}: {partition:?} min.insync.replicas {needed}", self.quorum.views.len() - 1);
+        let line = format!(
+            "image {}: {partition:?} min.insync.replicas {needed}",
+            self.quorum.views.len() - 1
+        );
         self.note(|_| line);
     }
 
@@ -198,14 +227,16 @@ impl World {
     pub(super) fn check_member(&mut self, at: usize) {
         let broker = &self.brokers[at];
         if !broker.has_lost && self.quorum.last().eligible().any(|id| id == broker.id) {
-            self.checker.must_hold("cut", broker.id, &broker.log, broker.log.end());
+            self.checker
+                .must_hold("cut", broker.id, &broker.log, broker.log.end());
         }
     }
 
     pub(super) fn check_epochs(&mut self, at: usize, from: Offset) {
         let broker = &self.brokers[at];
         let fault = broker.log.fault_of_epochs(from);
-        self.checker.require(fault.is_none(), || format!("{}: {fault:?}", broker.id));
+        self.checker
+            .require(fault.is_none(), || format!("{}: {fault:?}", broker.id));
     }
 
     // ---- steps -------------------------------------------------------------------------------
@@ -230,11 +261,13 @@ impl World {
                 self.fetch(at, reconnects);
             }
             520..650 => self.answer(at, other),
+            // One connection of the cluster can be slow: its answers outlive the reign they were asked in.
+            650..780 if Some((at, other)) == self.slow && !self.random.random_ratio(1, 40) => {}
             650..780 => self.take_answer(at, BrokerId(other as i32)),
             780..820 => self.learn(at),
             820..860 => self.reconcile(at),
-            860..890 => self.propose(at),
-            890..896 => self.give_up_proposal(at),
+            860..880 => self.propose(at),
+            880..896 => self.give_up_proposal(at),
             896..920 => self.tick(at),
             920..950 => self.flush_for_leader(at),
             950..958 => self.brokers[at].log.flush(),
@@ -275,7 +308,12 @@ impl World {
                     self.receive_fetch(at, fetch);
                 }
             }
-            Message::Proposal { from, life, request, change } => {
+            Message::Proposal {
+                from,
+                life,
+                request,
+                change,
+            } => {
                 self.receive_proposal((from, life, request), change);
             }
             Message::Reply { to, .. } => {
@@ -290,7 +328,10 @@ impl World {
     /// A newer image arrives, not always the newest.
     fn learn(&mut self, at: usize) {
         let last = self.quorum.views.len() - 1;
-        let known = self.brokers[at].process.as_ref().map_or(last, |process| process.image);
+        let known = self.brokers[at]
+            .process
+            .as_ref()
+            .map_or(last, |process| process.image);
         let image = self.random.random_range(known..=last);
         if let Some(process) = self.process(at) {
             process.image = image;
@@ -325,7 +366,7 @@ impl World {
             for at in 0..self.brokers.len() {
                 self.register_or_unfence(at);
                 let unheard = self.checker.acknowledged_count() == before;
-                self.fair_turn(at, round, unheard && round % 5 == 0);
+                self.fair_turn(at, round, unheard && round.is_multiple_of(5));
                 if self.checker.violation.is_some() {
                     return;
                 }
@@ -334,10 +375,29 @@ impl World {
                 return;
             }
         }
-        let states: Vec<_> = self.brokers.iter().map(|broker| (broker.id, broker.log.view(), broker.log.flushed(), &broker.process)).collect();
+        let states: Vec<_> = self
+            .brokers
+            .iter()
+            .map(|broker| {
+                (
+                    broker.id,
+                    broker.log.view(),
+                    broker.log.flushed(),
+                    &broker.process,
+                )
+            })
+            .collect();
         let image = self.quorum.last();
         self.checker.require(false, || {
-            format!("not whole after {HEALING_ROUNDS_MAX} fair rounds: {:?} {:?}\n{states:?}", image.partition, image.brokers.values().map(|broker| (broker.id.0, broker.fenced, broker.draining)).collect::<Vec<_>>())
+            format!(
+                "not whole after {HEALING_ROUNDS_MAX} fair rounds: {:?} {:?}\n{states:?}",
+                image.partition,
+                image
+                    .brokers
+                    .values()
+                    .map(|broker| (broker.id.0, broker.fenced, broker.draining))
+                    .collect::<Vec<_>>()
+            )
         });
     }
 
@@ -353,7 +413,7 @@ impl World {
             self.append(at, true);
         }
         self.begin_waiting(at);
-        self.fetch(at, round % 10 == 0);
+        self.fetch(at, round.is_multiple_of(10));
         if round % 10 == 9 {
             self.give_up_proposal(at);
         }
@@ -380,7 +440,10 @@ impl World {
                 let from = log.start().max(first.log.start());
                 log.end() == end
                     && (from.0..end.0).all(|at| log.get(Offset(at)) == first.log.get(Offset(at)))
-                    && broker.process.as_ref().is_some_and(|process| process.high_watermark == end)
+                    && broker
+                        .process
+                        .as_ref()
+                        .is_some_and(|process| process.high_watermark == end)
             })
     }
 }
