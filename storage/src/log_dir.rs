@@ -3,7 +3,7 @@
 //! ```text
 //! <data>/.lock                             flock(2)ed while a process uses the directory
 //! <data>/meta.properties                   cluster, node and directory id
-//! <data>/.kittiwake_boot_id                boot of the machine the directory was last opened in
+//! <data>/.kittiwake_boot_id                boot of the machine the directory was last appended to in
 //! <data>/.kittiwake_clean_shutdown         written last at a clean stop, deleted first at a start
 //! <data>/recovery-point-offset-checkpoint  per partition: flushed up to here
 //! <data>/log-start-offset-checkpoint       per partition: the log starts here
@@ -32,7 +32,7 @@ use uuid::Uuid;
 pub(crate) use self::checkpoints::{CheckpointFiles, RECOVERY_POINTS};
 pub(crate) use self::identity::CLEAN_SHUTDOWN;
 pub use self::identity::LastStop;
-use self::identity::{claim, last_stop, lock};
+use self::identity::{begin_life, claim, last_stop, lock};
 pub use self::load::{FailedLog, Loaded, LoadedLog};
 use self::names::{DELETE_SUFFIX, STRAY_SUFFIX, is_topic_name, renamed_directory};
 use crate::Offset;
@@ -191,6 +191,16 @@ impl LogDir {
     #[must_use]
     pub fn last_stop(&self) -> LastStop {
         self.last_stop
+    }
+
+    /// Begins a life of its own: [`Self::last_stop`] has been reported to whoever has to know, and from here on it is
+    /// this process's end that the next one asks about. To be called before anything is appended, and not before: a
+    /// power loss would be forgotten by a process that dies in between. Waits for the disk.
+    ///
+    /// # Errors
+    /// write(2), rename(2), fsync(2).
+    pub fn begin_life(&self) -> io::Result<()> {
+        begin_life(&self.path, &self.boot_id)
     }
 
     /// Why it is offline, if it is: an fsync has failed. It stays so until the process restarts.

@@ -62,6 +62,21 @@ fn a_directory_of_someone_else_or_of_the_future_is_refused_and_left_alone() {
     assert!(!meta.exists());
 }
 
+/// A node that dies before the cluster knows of the power loss must not look like one whose process was killed.
+#[test]
+fn a_power_loss_is_told_until_a_life_has_begun() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open_dir(root.path()));
+    fs::write(root.path().join("boot_id"), "boot-2\n").unwrap();
+    let path = root.path().join("data");
+    for _ in 0..2 {
+        let unregistered = LogDir::open(&path, &options(root.path())).unwrap();
+        assert_eq!(unregistered.last_stop(), LastStop::Lossy);
+    }
+    assert_eq!(open_dir(root.path()).last_stop(), LastStop::Lossy);
+    assert_eq!(open_dir(root.path()).last_stop(), LastStop::Killed);
+}
+
 #[test]
 fn a_stop_is_told_by_marker_and_boot() {
     let root = tempfile::tempdir().unwrap();

@@ -94,8 +94,11 @@ pub(crate) fn options(root: &Path) -> LogDirOptions {
 }
 
 /// The data directory in `root`.
+/// A directory in use, as a node's that has registered.
 pub(crate) fn open_dir(root: &Path) -> LogDir {
-    LogDir::open(&root.join("data"), &options(root)).unwrap()
+    let dir = LogDir::open(&root.join("data"), &options(root)).unwrap();
+    dir.begin_life().unwrap();
+    dir
 }
 
 pub(crate) fn load(dir: &LogDir, config: LogConfig) -> Loaded {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kittiwake_raft::{BrokerEpoch, RegisterBroker};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +51,12 @@ impl Joining {
         let epoch = registration::register(quorum, registration)
             .await
             .context("cannot register")?;
+        // The quorum knows now what the last life left behind.
+        let log_dir = Arc::clone(broker.partitions.log_dir());
+        spawn_blocking(move || log_dir.begin_life())
+            .await
+            .context("beginning a life")?
+            .context("cannot write to the data directory")?;
         // A node joins once.
         let _ = broker.epoch.set(epoch);
         info!(%epoch, "registered");

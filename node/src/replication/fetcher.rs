@@ -133,6 +133,11 @@ impl Fetcher {
         for (key, assignment) in self.inbox.take() {
             match assignment {
                 Some(followed) => {
+                    let log = followed.0.log();
+                    if followed.0.is_persisted() && log.flushed_offset() < log.log_end_offset() {
+                        // The leader waits for it, and may have nothing to send that would bring it about.
+                        self.flush(key, &followed.0);
+                    }
                     self.partitions.insert(key, followed);
                     self.to_forget.remove(&key);
                     self.to_name.insert(key);
@@ -145,6 +150,16 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    /// Flushes in the background; how far it came is named when it is done.
+    fn flush(&mut self, key: Key, partition: &Arc<Partition>) {
+        let partition = Arc::clone(partition);
+        self.background.spawn_blocking(move || {
+            // A failure takes the log directory offline, and is reported there.
+            let _ = partition.log().flush();
+            key
+        });
     }
 
     async fn connect(&self) -> Result<Channel, Ended> {
@@ -319,7 +334,9 @@ impl Fetcher {
             };
             for data in topic.partitions {
                 let key = (id, data.partition_index);
-                if let Some((partition, following)) = self.partitions.get(&key) {
+                if let Some((partition, following)) = self.partitions.get(&key)
+                    && following.epoch == LeaderEpoch(data.current_leader.leader_epoch)
+                {
                     answers.push(Received {
                         key,
                         partition: Arc::clone(partition),
@@ -369,11 +386,7 @@ impl Fetcher {
                 }
                 if grown && partition.is_persisted() {
                     let partition = Arc::clone(partition);
-                    self.background.spawn_blocking(move || {
-                        // A failure takes the log directory offline, and is reported there.
-                        let _ = partition.log().flush();
-                        key
-                    });
+                    self.flush(key, &partition);
                 }
             }
             Followed::Rewound | Followed::AskAgain => {

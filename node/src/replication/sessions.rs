@@ -58,6 +58,9 @@ pub struct Changes {
 pub struct Told {
     /// Which.
     pub key: Key,
+    /// The epoch it was asked in. An answer that comes late, in another reign of the same leader, says nothing about the
+    /// log of that reign.
+    pub asked_in: LeaderEpoch,
     /// What went wrong, or none.
     pub error: ErrorCode,
     /// Where the histories part.
@@ -370,6 +373,7 @@ impl Place {
         let (log_end, log_start) = (partition.log_end_offset(), partition.log_start_offset());
         let mut told = Told {
             key: self.ask.key,
+            asked_in: self.ask.fetch.leader_epoch,
             error: ErrorCode::None,
             diverging: None,
             high_watermark: partition.high_watermark(),
@@ -434,6 +438,7 @@ impl Place {
         self.watermarks = None;
         Told {
             key: self.ask.key,
+            asked_in: self.ask.fetch.leader_epoch,
             error,
             diverging: None,
             high_watermark: Offset(-1),

@@ -113,7 +113,9 @@ impl ClusterImage {
         let mut live = Broker::clone(self.current_broker(broker, epoch)?);
         live.fenced = false;
         self.brokers.insert(broker, Arc::new(live));
-        self.alter_partitions_of(broker, |partition, context| partition.settle(context));
+        self.alter_partitions_of(broker, |partition, context| {
+            partition.broker_is_back(broker, context);
+        });
         Ok(Applied::Done)
     }
 
@@ -129,6 +131,10 @@ impl ClusterImage {
         if draining {
             self.alter_partitions_of(broker, |partition, context| {
                 partition.move_leader_from(broker, context);
+            });
+        } else {
+            self.alter_partitions_of(broker, |partition, context| {
+                partition.broker_is_back(broker, context);
             });
         }
         Ok(Applied::Done)

@@ -111,6 +111,17 @@ impl Partition {
         self.count_change(&before);
     }
 
+    /// The broker may join ISRs again: it was unfenced, or its drain has ended. Where it is not in the ISR this counts as a
+    /// change, although nothing else does: a proposal to add it that was refused until now, and that its leader has
+    /// given up, must not be accepted after all if a copy of it was on its way.
+    pub(super) fn broker_is_back(&mut self, broker: BrokerId, context: Context<'_>) {
+        let before = self.clone();
+        self.settle(context);
+        if *self == before && !self.isr.contains(&broker) {
+            self.partition_epoch = PartitionEpoch(next_epoch(self.partition_epoch.0));
+        }
+    }
+
     /// `min.insync.replicas` was set. Whoever is in the ELR was eligible by the old value only: a
     /// smaller one lets the high watermark pass it. Where nobody leads, nothing can be written
     /// that the ELR lacks, and emptying it would leave nobody to elect.

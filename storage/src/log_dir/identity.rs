@@ -96,7 +96,8 @@ pub(super) fn claim(path: &Path, options: &LogDirOptions) -> Result<Properties, 
     Ok(meta)
 }
 
-/// Reads how the last process ended and removes the marker, durably, before anything is appended.
+/// Reads how the last process ended and removes the marker, durably, before anything is appended. The boot it was seen in
+/// stays on record until [`begin_life`]: whoever starts again before that must find the same.
 pub(super) fn last_stop(path: &Path, boot_id: &str) -> io::Result<LastStop> {
     let marker = path.join(CLEAN_SHUTDOWN);
     let boot_file = path.join(BOOT_ID);
@@ -109,15 +110,17 @@ pub(super) fn last_stop(path: &Path, boot_id: &str) -> io::Result<LastStop> {
         fs::remove_file(&marker)?;
         checkpoint::sync_directory(path)?;
     }
-    if last_boot.as_deref().map(str::trim) != Some(boot_id) {
-        checkpoint::replace(&boot_file, format!("{boot_id}\n").as_bytes())?;
-    }
     Ok(match (clean, last_boot) {
         (Some(broker_epoch), _) => LastStop::Clean { broker_epoch },
         (None, None) => LastStop::New,
         (None, Some(last)) if last.trim() == boot_id => LastStop::Killed,
         (None, Some(_)) => LastStop::Lossy,
     })
+}
+
+/// Puts on record that the directory is used in this boot of the machine, from here on.
+pub(super) fn begin_life(path: &Path, boot_id: &str) -> io::Result<()> {
+    checkpoint::replace(&path.join(BOOT_ID), format!("{boot_id}\n").as_bytes())
 }
 
 fn holds_partitions(path: &Path) -> io::Result<bool> {

@@ -8,6 +8,8 @@
 //! [`WATERMARK_DELAY`] for records to go with it. A later request of the same session ends the wait: a follower with
 //! something to say does not wait for its leader to have something to tell.
 //!
+//! **Epochs.** Each partition of an answer names, as the current leader, this node and the epoch it was asked in.
+//!
 //! **Private tag.** A partition of a `kittiwake.durability=persisted` topic carries [`FLUSHED_OFFSET_TAG`]: how far the
 //! follower's log is on its disk, an i64. Kafka's Fetch has no field for it.
 
@@ -233,7 +235,7 @@ impl ReplicaFetch {
                 log_start_offset: told.log_start.0,
                 read_committed: false,
                 diverging: told.diverging.map(|(epoch, end)| (epoch.0, end.0)),
-                current_leader: None,
+                current_leader: Some((self.ctx.broker.node_id.0, told.asked_in.0)),
                 preferred_read_replica: None,
                 slices: told.slices,
             };
