@@ -29,7 +29,7 @@ use super::{
 };
 use crate::broker::now_ms;
 use crate::controller::topics::is_internal;
-use crate::partition::{Acks, AppendRefused, Partition};
+use crate::partition::{Acks, AppendRefused, Partition, Written};
 use crate::wire::frame::RequestHeader;
 use crate::wire::{CloseReason, Reply};
 
@@ -177,12 +177,16 @@ fn append(
         return None;
     }
     match partition.append(&batch, acks, None, now_ms) {
-        Ok((appended, epoch)) => {
+        Ok(Written {
+            appended,
+            epoch,
+            is_committed,
+        }) => {
             slot.base_offset = appended.base_offset.0;
             slot.log_append_time_ms = appended.log_append_time_ms.unwrap_or(UNKNOWN);
             slot.log_start_offset = appended.log_start.0;
             let end = appended.last_offset + 1;
-            (acks == Acks::All && partition.high_watermark() < end).then_some((epoch, end))
+            (acks == Acks::All && !is_committed).then_some((epoch, end))
         }
         Err(refused) => {
             fail(slot, ErrorCode::from(&refused));

@@ -45,15 +45,17 @@ impl OffsetsPartition for LedPartition {
         let mut rules = self.partition.batch_rules();
         rules.origin = BatchOrigin::Coordinator;
         let valid = validate(batch, &rules, wall_ms).map_err(|error| self.invalid(&error))?;
-        let (appended, _) = self
+        let written = self
             .partition
             .append(&valid, Acks::All, Some(self.epoch), wall_ms)
             .map_err(|error| self.refused(&error))?;
-        Ok(appended.last_offset + 1)
+        Ok(written.appended.last_offset + 1)
     }
 
     fn is_committed(&self, end: Offset) -> bool {
-        self.partition.leader_epoch() == self.epoch && self.partition.high_watermark() >= end
+        // In this order: an epoch that is over does not come back, so the watermark was this one's.
+        let high_watermark = self.partition.high_watermark();
+        high_watermark >= end && self.partition.leader_epoch() == self.epoch
     }
 
     fn committed(&self, end: Offset) -> Committed {

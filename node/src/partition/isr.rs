@@ -157,7 +157,7 @@ pub async fn run(broker: Arc<Broker>, shutdown: CancellationToken) {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for partition in broker.partitions.led_with_followers() {
+            for partition in broker.partitions.led_and_waiting() {
                 partition.tick();
             }
             broker.replica_sessions.retain(&broker.image());

@@ -373,9 +373,15 @@ impl Leader {
     }
 
     fn tick(&mut self, now_ms: i64) -> Vec<Action> {
-        if self.proposal.is_some() {
-            return Vec::new();
+        // A flush that could not be done for want of room is asked for again.
+        let mut actions = self.advance();
+        if self.proposal.is_none() {
+            actions.extend(self.change_isr(now_ms));
         }
+        actions
+    }
+
+    fn change_isr(&mut self, now_ms: i64) -> Vec<Action> {
         let lags = |id: &BrokerId| self.lags(*id, now_ms);
         let staying: Vec<_> = self.isr.iter().copied().filter(|id| !lags(id)).collect();
         // Behind, it has to show by a fetch that it is alive; with everything it need not fetch, and cannot show it.

@@ -243,22 +243,24 @@ impl PartitionManager {
         &self.isr_updates
     }
 
-    /// The partitions that this node leads and others follow.
-    pub fn led_with_followers(&self) -> Vec<Arc<Partition>> {
+    /// The partitions that this node leads and whose high watermark waits for others or for the disk.
+    pub fn led_and_waiting(&self) -> Vec<Arc<Partition>> {
         let registry = self.registry.read();
-        let with_followers = |topic: &&LocalTopic| {
-            topic
-                .image
-                .partitions
-                .iter()
-                .any(|partition| partition.replicas.len() > 1)
+        let waits = |topic: &LocalTopic, partition: &Partition| {
+            let image = usize::try_from(partition.index())
+                .ok()
+                .and_then(|index| topic.image.partitions.get(index));
+            partition.is_persisted() || image.is_some_and(|image| image.replicas.len() > 1)
         };
         registry
             .topics
             .values()
-            .filter(with_followers)
-            .flat_map(LocalTopic::open_partitions)
-            .filter(|partition| partition.is_leader())
+            .flat_map(|topic| {
+                let led = topic
+                    .open_partitions()
+                    .filter(|partition| partition.is_leader());
+                led.filter(move |partition| waits(topic, partition))
+            })
             .map(Arc::clone)
             .collect()
     }
@@ -348,21 +350,31 @@ impl PartitionManager {
     }
 
     /// Carries the difference between the image and what is here out. Blocks on the disk.
+    ///
+    /// Leaderships first: creating and deleting logs can take its time, and elections must not wait for it.
     pub fn reconcile(&self, image: &ClusterImage) {
-        self.drop_deleted(image);
         let broker_configs =
             [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
         let same_defaults = self.registry.read().broker_configs == broker_configs;
-        for topic in image.topics() {
-            let unchanged = self
-                .registry
-                .read()
-                .topics
-                .get(&topic.id)
-                .is_some_and(|local| Arc::ptr_eq(&local.image, topic) && !local.has_uncreated());
-            if !(same_defaults && unchanged) {
-                self.reconcile_topic(image, topic);
-            }
+        let changed: Vec<&Arc<Topic>> = {
+            let registry = self.registry.read();
+            let unchanged = |topic: &Arc<Topic>| {
+                let local = registry.topics.get(&topic.id);
+                local
+                    .is_some_and(|local| Arc::ptr_eq(&local.image, topic) && !local.has_uncreated())
+            };
+            let topics = image.topics();
+            topics
+                .filter(|topic| !(same_defaults && unchanged(topic)))
+                .collect()
+        };
+        for topic in &changed {
+            let partitions = self.local_partitions(topic);
+            self.follow(image, topic, &partitions);
+        }
+        self.drop_deleted(image);
+        for topic in changed {
+            self.reconcile_topic(image, topic);
         }
         self.registry.write().broker_configs = broker_configs;
         self.set_strays_aside();
@@ -415,17 +427,40 @@ impl PartitionManager {
         }
     }
 
+    fn local_partitions(&self, topic: &Topic) -> BTreeMap<i32, LocalPartition> {
+        let registry = self.registry.read();
+        let local = registry.topics.get(&topic.id);
+        local
+            .map(|local| local.partitions.clone())
+            .unwrap_or_default()
+    }
+
+    /// Brings the open ones of `partitions` in step with the topic's configuration and their leaders.
+    fn follow(
+        &self,
+        image: &ClusterImage,
+        topic: &Topic,
+        partitions: &BTreeMap<i32, LocalPartition>,
+    ) {
+        let config = TopicConfig::of_topic(&self.config, image, topic);
+        let settings = settings(image, topic, &config);
+        for (index, at) in (0i32..).zip(&topic.partitions) {
+            if let Some(LocalPartition::Open(partition)) = partitions.get(&index)
+                && at.replicas.contains(&self.node_id)
+            {
+                partition.log().set_config(config.log_config());
+                let led_in =
+                    (at.leader == Some(self.node_id)).then_some(LeaderEpoch(at.leader_epoch));
+                partition.configure(settings, led_in);
+                self.follow_leadership(partition, at);
+            }
+        }
+    }
+
     fn reconcile_topic(&self, image: &ClusterImage, topic: &Arc<Topic>) {
         let config = TopicConfig::of_topic(&self.config, image, topic);
-        let settings = Settings {
-            batch_rules: config.batch_rules(),
-            min_insync_replicas: image.min_insync_replicas(topic),
-            durability: config.durability,
-        };
-        let mut partitions = BTreeMap::new();
-        if let Some(local) = self.registry.read().topics.get(&topic.id) {
-            partitions.clone_from(&local.partitions);
-        }
+        let settings = settings(image, topic, &config);
+        let mut partitions = self.local_partitions(topic);
         partitions.retain(|index, local| {
             let is_replica = usize::try_from(*index)
                 .ok()
@@ -436,21 +471,6 @@ impl PartitionManager {
                 self.delete(partition);
             }
             is_replica
-        });
-        for (index, partition) in &partitions {
-            if let LocalPartition::Open(partition) = partition {
-                partition.log().set_config(config.log_config());
-                let led_in = usize::try_from(*index)
-                    .ok()
-                    .and_then(|index| topic.partitions.get(index))
-                    .filter(|image| image.leader == Some(self.node_id))
-                    .map(|image| LeaderEpoch(image.leader_epoch));
-                partition.configure(settings, led_in);
-            }
-        }
-        partitions.retain(|index, local| match local {
-            LocalPartition::Damaged(Some(failed)) => !self.may_begin_anew(topic, *index, failed),
-            _ => true,
         });
         let is_missing = |index: &i32| {
             matches!(
@@ -464,11 +484,18 @@ impl PartitionManager {
             .map(|(index, _)| index)
             .collect();
         partitions.extend(self.open_logs(topic, &config, settings, &missing));
-        for (index, image) in (0i32..).zip(&topic.partitions) {
-            if let Some(LocalPartition::Open(partition)) = partitions.get(&index) {
-                self.follow_leadership(partition, image);
-            }
-        }
+        let anew: Vec<i32> = partitions
+            .iter()
+            .filter(|(index, local)| match local {
+                LocalPartition::Damaged(Some(failed)) => {
+                    self.may_begin_anew(topic, **index, failed)
+                }
+                _ => false,
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        partitions.extend(self.open_logs(topic, &config, settings, &anew));
+        self.follow(image, topic, &partitions);
         let mut registry = self.registry.write();
         registry.ids.insert(topic.name.clone(), topic.id);
         registry.topics.insert(
@@ -492,6 +519,8 @@ impl PartitionManager {
             Some(_) if partition.leader_epoch() == epoch => {
                 partition.isr_changed(epoch, committed(image));
             }
+            // Nothing could be written: others are about to lead.
+            Some(_) if self.log_dir.is_offline() => partition.resign(),
             Some(_) => {
                 let lag_max = self.config.replica_lag_time_max_ms.as_millis();
                 let lag_max_ms = i64::try_from(lag_max).unwrap_or(i64::MAX);
@@ -632,5 +661,13 @@ impl PartitionManager {
                 error!(%partition, %error, "cannot rename a stray directory");
             }
         }
+    }
+}
+
+fn settings(image: &ClusterImage, topic: &Topic, config: &TopicConfig) -> Settings {
+    Settings {
+        batch_rules: config.batch_rules(),
+        min_insync_replicas: image.min_insync_replicas(topic),
+        durability: config.durability,
     }
 }

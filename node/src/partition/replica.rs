@@ -18,7 +18,7 @@ use kittiwake_storage::{
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
@@ -69,6 +69,17 @@ pub enum AppendRefused {
     Log(#[from] AppendError),
 }
 
+/// What a batch's append came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// Where it is.
+    pub appended: Appended,
+    /// The epoch it was appended in: the one to wait in.
+    pub epoch: LeaderEpoch,
+    /// Whether it is below the high watermark already.
+    pub is_committed: bool,
+}
+
 /// What a topic's configuration means for each of its partitions.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -80,7 +91,7 @@ pub struct Settings {
     pub durability: Durability,
 }
 
-/// Not leading: no epoch is below it, none equal to it.
+/// Not leading, or not following: no epoch is below it, none equal to it.
 const NOT_LEADING: i32 = -1;
 
 /// A follower's fetch of one partition, as its leader sees it.
@@ -142,6 +153,8 @@ pub struct Partition {
     settings: ArcSwap<Settings>,
     high_watermark: AtomicI64,
     leader_epoch: AtomicI32,
+    /// The epoch it follows in, or [`NOT_LEADING`].
+    followed_epoch: AtomicI32,
     standing: Mutex<Standing>,
     /// Consumers that wait for the high watermark.
     readers: Readers,
@@ -154,6 +167,8 @@ pub struct Partition {
     isr_updates: Arc<IsrUpdates>,
     /// Whether a flush that acknowledgements wait for is under way.
     flushing: AtomicBool,
+    /// Appends as a follower that failed in a row.
+    append_failures: AtomicU32,
 }
 
 /// What this replica is to its partition.
@@ -231,6 +246,8 @@ impl Partition {
             settings: ArcSwap::from_pointee(settings),
             high_watermark: AtomicI64::new(high_watermark.0),
             leader_epoch: AtomicI32::new(NOT_LEADING),
+            followed_epoch: AtomicI32::new(NOT_LEADING),
+            append_failures: AtomicU32::new(0),
             standing: Mutex::default(),
             readers: Readers::default(),
             followers: Followers::default(),
@@ -314,11 +331,11 @@ impl Partition {
     pub fn check_reader_epoch(&self, theirs: i32) -> Result<(), ErrorCode> {
         let ours = match self.leader_epoch() {
             epoch if epoch.0 != NOT_LEADING => epoch,
-            _ => {
-                let following = self.following();
-                following.ok_or(ErrorCode::NotLeaderOrFollower)?.epoch
-            }
+            _ => LeaderEpoch(self.followed_epoch.load(Ordering::Acquire)),
         };
+        if ours.0 == NOT_LEADING {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
         compare_epochs(ours, theirs)
     }
 
@@ -347,7 +364,7 @@ impl Partition {
         acks: Acks,
         epoch: Option<LeaderEpoch>,
         now_ms: i64,
-    ) -> Result<(Appended, LeaderEpoch), AppendRefused> {
+    ) -> Result<Written, AppendRefused> {
         if !self.lease.is_valid() {
             return Err(AppendRefused::NotLeader);
         }
@@ -365,9 +382,14 @@ impl Partition {
             log_end: appended.last_offset + 1,
             now_ms: uptime_ms(),
         });
+        let is_committed = leader.high_watermark() > appended.last_offset;
         self.followers.announce(true);
         self.carry_out(&mut standing, &actions);
-        Ok((appended, epoch))
+        Ok(Written {
+            appended,
+            epoch,
+            is_committed,
+        })
     }
 
     /// Waits until everything below `end` is committed, in `epoch`.
@@ -382,6 +404,9 @@ impl Partition {
                 Some(leader) if leader.epoch() == epoch => {
                     if leader.high_watermark() >= end {
                         return Ok(());
+                    }
+                    if !leader.has_enough_replicas() {
+                        return Err(ErrorCode::NotEnoughReplicasAfterAppend);
                     }
                 }
                 _ => return Err(ErrorCode::NotLeaderOrFollower),
@@ -586,14 +611,6 @@ impl Partition {
 
     // ---- as follower -------------------------------------------------------------------------
 
-    /// Whom this replica follows, if it does.
-    pub fn following(&self) -> Option<Following> {
-        match self.standing.lock().role {
-            Role::Follower(following) => Some(following),
-            Role::Leaderless | Role::Leader(_) => None,
-        }
-    }
-
     /// Takes over what the leader has answered, if this replica still follows it. May wait for the disk where the log
     /// is cut or begun anew; appending does not.
     pub fn follow_answer(&self, following: Following, answer: LeaderAnswer<'_>) -> Followed {
@@ -639,6 +656,7 @@ impl Partition {
         {
             return self.append_failed(&error);
         }
+        self.append_failures.store(0, Ordering::Relaxed);
         let committed = answer.high_watermark.min(self.log_end_offset());
         if committed > self.high_watermark() {
             self.high_watermark.store(committed.0, Ordering::Release);
@@ -648,7 +666,11 @@ impl Partition {
     }
 
     fn append_failed(&self, error: &FollowerAppendError) -> Followed {
-        warn!(topic = %self.topic, partition = self.index, %error, "cannot append what the leader has sent; trying again");
+        let failures = self.append_failures.fetch_add(1, Ordering::Relaxed) + 1;
+        // It is tried again once a second, perhaps for hours.
+        if failures.is_power_of_two() {
+            warn!(topic = %self.topic, partition = self.index, %error, failures, "cannot append what the leader has sent; trying again");
+        }
         Followed::Wait
     }
 
@@ -718,6 +740,7 @@ impl Partition {
         self.log.assign_epoch(epoch, log_end);
         standing.fail_commits(ErrorCode::NotLeaderOrFollower);
         standing.role = Role::Leader(Box::new(leader));
+        self.followed_epoch.store(NOT_LEADING, Ordering::Release);
         self.leader_epoch.store(epoch.0, Ordering::Release);
         self.carry_out(&mut standing, &actions);
         drop(standing);
@@ -746,7 +769,12 @@ impl Partition {
 
     /// Waiting writes fail; who waits to read looks again.
     fn leave(&self, standing: &mut Standing, role: Role) {
+        let followed = match &role {
+            Role::Follower(following) => following.epoch.0,
+            Role::Leaderless | Role::Leader(_) => NOT_LEADING,
+        };
         standing.role = role;
+        self.followed_epoch.store(followed, Ordering::Release);
         self.leader_epoch.store(NOT_LEADING, Ordering::Release);
         standing.fail_commits(ErrorCode::NotLeaderOrFollower);
     }

@@ -24,8 +24,9 @@ use super::pool::{Inbox, Shared};
 use super::sessions::{INITIAL_EPOCH, Key};
 use crate::api::ErrorCode;
 use crate::api::fetch::replica::FLUSHED_OFFSET_TAG;
+use crate::config::BrokerConfig;
 use crate::config::address::REPLICATION_LISTENER;
-use crate::partition::{Followed, Following, LeaderAnswer, Partition};
+use crate::partition::{Followed as Outcome, Following, LeaderAnswer, Partition};
 
 /// Requests on their way at once: one that waits at the leader, and one with news.
 const IN_FLIGHT_MAX: usize = 2;
@@ -33,18 +34,34 @@ const IN_FLIGHT_MAX: usize = 2;
 /// Pause after a leader that is not there, or does not know this node yet. Short: it may be about to.
 const RECONNECT: Duration = Duration::from_millis(50);
 
-/// Pause of a partition whose leader, or whose replica here, has yet to learn of a change.
+/// Pause of a partition whose leader, or whose replica here, has yet to learn of a change; doubled each time in a row.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// It is not doubled beyond this: what lasts longer is a full disk or a fault.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// A leader that does not accept a connection within this is not there.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// Records from here on are checked and appended off the async workers, in bytes of one response.
 const HEAVY_BYTES: usize = 64 << 10;
+
+/// A partition that follows this leader.
+struct Followed {
+    partition: Arc<Partition>,
+    following: Following,
+    /// Its end when it was last named to the leader.
+    named: Option<Offset>,
+    /// Answers in a row that came to nothing.
+    failures: u32,
+}
 
 /// Fetches from one leader.
 pub(super) struct Fetcher {
     shared: Arc<Shared>,
     leader: BrokerId,
     inbox: Arc<Inbox>,
-    partitions: HashMap<Key, (Arc<Partition>, Following)>,
+    partitions: HashMap<Key, Followed>,
     /// Partitions to be named in the next request.
     to_name: BTreeSet<Key>,
     /// Partitions that the session holds and this fetcher does not.
@@ -98,6 +115,7 @@ impl Fetcher {
     pub(super) async fn run(mut self) {
         let stop = self.shared.stop.clone();
         stop.run_until_cancelled(async move {
+            let mut refused = None;
             loop {
                 self.take_changes();
                 if self.partitions.is_empty() {
@@ -112,7 +130,9 @@ impl Fetcher {
                         debug!(leader = %self.leader, %error, "the connection to a leader ended");
                     }
                     Ended::Refused(error) => {
-                        info!(leader = %self.leader, error = error.name(), "a leader does not accept this node yet");
+                        if refused.replace(error) != Some(error) {
+                            info!(leader = %self.leader, error = error.name(), "a leader does not accept this node yet");
+                        }
                     }
                 }
                 // A change may be that the leader is another.
@@ -132,12 +152,17 @@ impl Fetcher {
     fn take_changes(&mut self) {
         for (key, assignment) in self.inbox.take() {
             match assignment {
-                Some(followed) => {
-                    let log = followed.0.log();
-                    if followed.0.is_persisted() && log.flushed_offset() < log.log_end_offset() {
+                Some((partition, following)) => {
+                    if has_unflushed(&partition) {
                         // The leader waits for it, and may have nothing to send that would bring it about.
-                        self.flush(key, &followed.0);
+                        self.flush(key, &partition);
                     }
+                    let followed = Followed {
+                        partition,
+                        following,
+                        named: None,
+                        failures: 0,
+                    };
                     self.partitions.insert(key, followed);
                     self.to_forget.remove(&key);
                     self.to_name.insert(key);
@@ -152,14 +177,26 @@ impl Fetcher {
         }
     }
 
-    /// Flushes in the background; how far it came is named when it is done.
+    /// Flushes in the background; how far it came is named when it is done. One that failed for want of room or
+    /// descriptors is tried again after a pause; what else fails takes the log directory offline, and is reported there.
     fn flush(&mut self, key: Key, partition: &Arc<Partition>) {
         let partition = Arc::clone(partition);
         self.background.spawn_blocking(move || {
-            // A failure takes the log directory offline, and is reported there.
             let _ = partition.log().flush();
             key
         });
+    }
+
+    /// Names a partition that has changed in the background.
+    fn changed_in_background(&mut self, key: Key) {
+        let Some(followed) = self.partitions.get(&key) else {
+            return;
+        };
+        self.to_name.insert(key);
+        if has_unflushed(&followed.partition) {
+            let until = Instant::now() + RETRY_MAX;
+            self.pausing.entry(until).or_default().push(key);
+        }
     }
 
     async fn connect(&self) -> Result<Channel, Ended> {
@@ -174,7 +211,7 @@ impl Fetcher {
             &endpoint.host,
             endpoint.port,
             &client_id,
-            config.replica_socket_timeout_ms,
+            config.replica_socket_timeout_ms.min(CONNECT_MAX),
             config.replica_fetch_response_max_bytes as usize,
         )
         .await?;
@@ -205,8 +242,10 @@ impl Fetcher {
                     Ok(request) => request,
                     Err(ended) => return ended,
                 };
-                if let Err(error) = channel.send(&request).await {
-                    return error.into();
+                match timeout(patience, channel.send(&request)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error.into(),
+                    Err(_) => return io::Error::from(io::ErrorKind::TimedOut).into(),
                 }
                 answer_due = Instant::now() + patience;
             }
@@ -223,8 +262,10 @@ impl Fetcher {
                 }
                 () = self.inbox.changed() => {}
                 Some(done) = self.background.join_next() => {
-                    // A task that died is named by its next records.
-                    self.to_name.extend(done.ok().filter(|key| self.partitions.contains_key(key)));
+                    // The partition of a task that died is named by its next records.
+                    if let Ok(key) = done {
+                        self.changed_in_background(key);
+                    }
                 }
                 () = sleep_until(pause_ends.unwrap_or(answer_due)), if pause_ends.is_some() => {}
                 () = sleep_until(answer_due) => {
@@ -270,10 +311,11 @@ impl Fetcher {
             epoch => epoch + 1,
         };
         for (topic, index) in std::mem::take(&mut self.to_name) {
-            let Some((partition, following)) = self.partitions.get(&(topic, index)) else {
+            let Some(followed) = self.partitions.get_mut(&(topic, index)) else {
                 continue;
             };
-            let wanted = self.wanted(index, partition, *following);
+            let wanted = wanted(index, followed, &self.shared.config);
+            followed.named = Some(Offset(wanted.fetch_offset));
             match request.topics.last_mut() {
                 Some(last) if last.topic_id == uuid(topic) => last.partitions.push(wanted),
                 _ => {
@@ -298,25 +340,6 @@ impl Fetcher {
         Ok(request)
     }
 
-    fn wanted(&self, index: i32, partition: &Partition, following: Following) -> FetchPartition {
-        let log = partition.log();
-        let mut wanted = FetchPartition::default();
-        wanted.partition = index;
-        wanted.current_leader_epoch = following.epoch.0;
-        wanted.fetch_offset = log.log_end_offset().0;
-        wanted.last_fetched_epoch = log.latest_epoch().unwrap_or(LeaderEpoch::NONE).0;
-        wanted.log_start_offset = log.log_start_offset().0;
-        wanted.partition_max_bytes =
-            i32::try_from(self.shared.config.replica_fetch_max_bytes).unwrap_or(i32::MAX);
-        if partition.is_persisted() {
-            let flushed = log.flushed_offset().0.to_be_bytes();
-            let tag = TaggedField::new(FLUSHED_OFFSET_TAG, Bytes::copy_from_slice(&flushed));
-            // One tag is in order.
-            wanted.unknown_tagged_fields = TaggedFields::from_sorted(vec![tag]).unwrap_or_default();
-        }
-        wanted
-    }
-
     async fn take_response(&mut self, response: FetchResponse) -> Result<(), Ended> {
         match ErrorCode::from_code(response.error_code) {
             Some(ErrorCode::None) => {}
@@ -334,13 +357,13 @@ impl Fetcher {
             };
             for data in topic.partitions {
                 let key = (id, data.partition_index);
-                if let Some((partition, following)) = self.partitions.get(&key)
-                    && following.epoch == LeaderEpoch(data.current_leader.leader_epoch)
+                if let Some(followed) = self.partitions.get(&key)
+                    && followed.following.epoch == LeaderEpoch(data.current_leader.leader_epoch)
                 {
                     answers.push(Received {
                         key,
-                        partition: Arc::clone(partition),
-                        following: *following,
+                        partition: Arc::clone(&followed.partition),
+                        following: followed.following,
                         data,
                     });
                 }
@@ -350,13 +373,13 @@ impl Fetcher {
         self.shared.counters.fetches.inc();
         self.shared.counters.bytes.inc_by(bytes as u64);
         let is_heavy = bytes >= HEAVY_BYTES || answers.iter().any(Received::may_rewind);
-        let followed: Vec<_> = if is_heavy {
+        let outcomes: Vec<_> = if is_heavy {
             let taking = spawn_blocking(move || answers.iter().map(Received::take).collect());
             taking.await.map_err(io::Error::other)?
         } else {
             answers.iter().map(Received::take).collect()
         };
-        for taken in followed {
+        for taken in outcomes {
             self.go_on(taken);
         }
         Ok(())
@@ -365,40 +388,69 @@ impl Fetcher {
     fn go_on(&mut self, taken: Taken) {
         let Taken {
             key,
-            followed,
+            outcome,
             grown,
             leader_start,
         } = taken;
-        let Some((partition, following)) = self.partitions.get(&key) else {
+        let Some(followed) = self.partitions.get_mut(&key) else {
             return;
         };
-        match followed {
-            Followed::Advanced => {
+        let partition = Arc::clone(&followed.partition);
+        match outcome {
+            Outcome::Advanced => {
+                followed.failures = 0;
                 if leader_start > partition.log_start_offset() {
-                    let (partition, following) = (Arc::clone(partition), *following);
+                    let (partition, following) = (Arc::clone(&partition), followed.following);
                     self.background.spawn_blocking(move || {
                         partition.follow_log_start(following, leader_start);
                         key
                     });
                 }
-                if grown {
+                if grown && partition.is_persisted() {
+                    // Named when it is flushed: before that the leader could do nothing with it.
+                    self.flush(key, &partition);
+                } else if grown {
                     self.to_name.insert(key);
                 }
-                if grown && partition.is_persisted() {
-                    let partition = Arc::clone(partition);
-                    self.flush(key, &partition);
-                }
             }
-            Followed::Rewound | Followed::AskAgain => {
+            // The leader was told of another end since, and answers that.
+            Outcome::AskAgain if followed.named == Some(partition.log_end_offset()) => {}
+            Outcome::Rewound | Outcome::AskAgain => {
                 self.to_name.insert(key);
             }
-            Followed::Wait => {
-                let until = Instant::now() + RETRY;
+            Outcome::Wait => {
+                let pause = RETRY * 2u32.saturating_pow(followed.failures);
+                followed.failures = (followed.failures + 1).min(10);
+                let until = Instant::now() + pause.min(RETRY_MAX);
                 self.pausing.entry(until).or_default().push(key);
             }
-            Followed::Obsolete => {}
+            Outcome::Obsolete => {}
         }
     }
+}
+
+/// Whether a leader waits for this replica to flush.
+fn has_unflushed(partition: &Partition) -> bool {
+    let log = partition.log();
+    partition.is_persisted() && log.flushed_offset() < log.log_end_offset()
+}
+
+fn wanted(index: i32, followed: &Followed, config: &BrokerConfig) -> FetchPartition {
+    let log = followed.partition.log();
+    let mut wanted = FetchPartition::default();
+    wanted.partition = index;
+    wanted.current_leader_epoch = followed.following.epoch.0;
+    wanted.fetch_offset = log.log_end_offset().0;
+    wanted.last_fetched_epoch = log.latest_epoch().unwrap_or(LeaderEpoch::NONE).0;
+    wanted.log_start_offset = log.log_start_offset().0;
+    wanted.partition_max_bytes = i32::try_from(config.replica_fetch_max_bytes).unwrap_or(i32::MAX);
+    if followed.partition.is_persisted() {
+        let flushed = log.flushed_offset().0.to_be_bytes();
+        let tag = TaggedField::new(FLUSHED_OFFSET_TAG, Bytes::copy_from_slice(&flushed));
+        // One tag is in order.
+        wanted.unknown_tagged_fields = TaggedFields::from_sorted(vec![tag]).unwrap_or_default();
+    }
+    wanted
 }
 
 /// The leader's answer for one partition.
@@ -412,7 +464,7 @@ struct Received {
 /// What it came to.
 struct Taken {
     key: Key,
-    followed: Followed,
+    outcome: Outcome,
     /// Records were appended.
     grown: bool,
     leader_start: Offset,
@@ -449,7 +501,7 @@ impl Received {
         };
         Taken {
             key: self.key,
-            followed: self.partition.follow_answer(self.following, answer),
+            outcome: self.partition.follow_answer(self.following, answer),
             grown: !self.records().is_empty(),
             leader_start: answer.log_start,
         }

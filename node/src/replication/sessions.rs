@@ -12,9 +12,10 @@ use kittiwake_storage::{FileSlice, LeaderEpoch, Offset, ReadError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 
 use crate::api::ErrorCode;
+use crate::broker::uptime_ms;
 use crate::partition::{Continuity, FollowerFetch, News, Partition, PartitionManager, Slot};
 
 /// A partition, as replicas name it.
@@ -22,6 +23,9 @@ pub type Key = (TopicId, i32);
 
 /// The epoch that opens a session.
 pub const INITIAL_EPOCH: i32 = 0;
+
+/// A fenced follower that has not fetched for this long is gone, ms.
+const IDLE_MAX_MS: i64 = 60_000;
 
 /// Partitions of one session; more than a node can hold.
 const PARTITIONS_MAX: usize = 1_000_000;
@@ -111,6 +115,7 @@ impl ReplicaSessions {
             broker_epoch,
             news: Arc::default(),
             requests: AtomicU64::new(0),
+            last_begun_ms: AtomicI64::new(uptime_ms()),
             state: Mutex::new(State {
                 next_epoch: INITIAL_EPOCH + 1,
                 ..State::default()
@@ -153,17 +158,22 @@ impl ReplicaSessions {
         Ok(session)
     }
 
-    /// Ends the sessions of followers that are gone: they hold on to logs.
+    /// Ends the sessions of followers that are gone: they hold on to logs. One that is only fenced may be about to come
+    /// back, and fetches meanwhile.
     pub fn retain(&self, image: &ClusterImage) {
+        let now_ms = uptime_ms();
+        let mut gone = Vec::new();
         self.by_follower.lock().retain(|follower, session| {
-            let stays = image
-                .broker(*follower)
-                .is_some_and(|broker| broker.epoch == session.broker_epoch && !broker.fenced);
+            let idle_ms = now_ms - session.last_begun_ms.load(Ordering::Relaxed);
+            let stays = image.broker(*follower).is_some_and(|broker| {
+                broker.epoch == session.broker_epoch && (!broker.fenced || idle_ms < IDLE_MAX_MS)
+            });
             if !stays {
-                session.close();
+                gone.push(Arc::clone(session));
             }
             stays
         });
+        gone.iter().for_each(|session| session.close());
     }
 }
 
@@ -175,6 +185,9 @@ pub struct ReplicaSession {
     news: Arc<News>,
     /// Requests begun: an earlier one that still waits is answered when the next one comes.
     requests: AtomicU64,
+    /// By the node's uptime.
+    last_begun_ms: AtomicI64,
+    /// Never held while the disk is waited for.
     state: Mutex<State>,
 }
 
@@ -198,6 +211,8 @@ struct Place {
     watermarks: Option<(Offset, Offset)>,
     /// It was told something that it has to answer before it is told more.
     awaiting: bool,
+    /// How often it was asked for.
+    asks: u64,
 }
 
 impl Place {
@@ -231,6 +246,7 @@ impl ReplicaSession {
             state.ask(ask, partitions, &self.news);
         }
         drop(state);
+        self.last_begun_ms.store(uptime_ms(), Ordering::Relaxed);
         let number = self.requests.fetch_add(1, Ordering::AcqRel) + 1;
         self.news.wake();
         number
@@ -249,28 +265,27 @@ impl ReplicaSession {
     /// Looks at the partitions with news, in the order of their news, until `bytes_max` of records are found; at least
     /// one batch. The rest keeps its place.
     pub fn gather(&self, bytes_max: usize, lane: Lane) -> Gathered {
-        let mut state = self.state.lock();
         let mut numbers = self.news.take().into_iter();
         let mut gathered = Gathered::default();
         let mut budget = bytes_max;
         for number in numbers.by_ref() {
-            let Some(place) = state.places.get_mut(number).and_then(Option::as_mut) else {
-                continue;
-            };
-            let slot = Arc::clone(&place.slot);
-            slot.seen();
-            let one_batch_at_least = budget == bytes_max;
-            match place.look(budget, one_batch_at_least, lane) {
-                Ok(Some(told)) => {
-                    budget = budget.saturating_sub(told.records_len());
-                    gathered.told.push(told);
-                }
-                Ok(None) => {}
-                Err(NeedsDisk) => {
-                    slot.announce(true);
+            let look = self.state.lock().look(number);
+            let told = match look {
+                Look::Nothing => None,
+                Look::Tell(told) => Some(told),
+                Look::Read(read) if lane == Lane::Inline && read.may_need_disk() => {
+                    read.slot.announce(true);
                     gathered.needs_disk = true;
                     break;
                 }
+                Look::Read(read) => {
+                    let slices = read.slices(budget, budget == bytes_max);
+                    self.state.lock().take_read(number, read, slices)
+                }
+            };
+            if let Some(told) = told {
+                budget = budget.saturating_sub(told.records_len());
+                gathered.told.push(told);
             }
             if budget == 0 {
                 break;
@@ -292,10 +307,60 @@ impl ReplicaSession {
     }
 }
 
-/// An offset in a segment whose index or headers may have to be read from disk.
-struct NeedsDisk;
+/// What a look at a partition came to.
+enum Look {
+    Nothing,
+    Tell(Told),
+    Read(Read),
+}
+
+/// Records to be found in the log, with nothing locked.
+struct Read {
+    partition: Arc<Partition>,
+    slot: Arc<Slot>,
+    ask: Ask,
+    /// Which of the partition's asks this is for; a later one makes it worthless.
+    asks: u64,
+    told: Told,
+}
+
+impl Read {
+    /// Whether the offset is in a segment whose index or headers may have to be read from disk.
+    fn may_need_disk(&self) -> bool {
+        self.ask.fetch.from < self.partition.log().active_base_offset()
+    }
+
+    fn slices(&self, budget: usize, one_batch_at_least: bool) -> Result<Vec<FileSlice>, ReadError> {
+        let log = self.partition.log();
+        let bytes_max = u32::try_from(self.ask.bytes_max.min(budget)).unwrap_or(u32::MAX);
+        let upto = log.log_end_offset();
+        log.read(self.ask.fetch.from, upto, bytes_max, one_batch_at_least)
+    }
+}
 
 impl State {
+    fn look(&mut self, number: usize) -> Look {
+        let place = self.places.get_mut(number).and_then(Option::as_mut);
+        place.map_or(Look::Nothing, |place| {
+            place.slot.seen();
+            place.look()
+        })
+    }
+
+    fn take_read(
+        &mut self,
+        number: usize,
+        read: Read,
+        slices: Result<Vec<FileSlice>, ReadError>,
+    ) -> Option<Told> {
+        let place = self.places.get_mut(number).and_then(Option::as_mut)?;
+        // Asked again meanwhile, or another partition's place by now.
+        if place.asks != read.asks || place.ask.key != read.ask.key {
+            return None;
+        }
+        place.take_read(read, slices)
+    }
+
     fn forget(&mut self, key: Key) {
         if let Some(number) = self.numbers.remove(&key) {
             self.places[number] = None;
@@ -325,8 +390,10 @@ impl State {
             partition: Err(ErrorCode::NotLeaderOrFollower),
             watermarks: None,
             awaiting: false,
+            asks: 0,
         });
         place.ask = ask;
+        place.asks += 1;
         place.awaiting = false;
         let (topic, index) = ask.key;
         match partitions.get_by_id(topic, index) {
@@ -353,83 +420,87 @@ impl State {
 }
 
 impl Place {
-    /// What is to be told now, if anything.
-    fn look(
-        &mut self,
-        budget: usize,
-        one_batch_at_least: bool,
-        lane: Lane,
-    ) -> Result<Option<Told>, NeedsDisk> {
+    fn look(&mut self) -> Look {
         if self.awaiting {
-            return Ok(None);
+            return Look::Nothing;
         }
         let (partition, continuity) = match &self.partition {
             Ok((partition, continuity)) => (Arc::clone(partition), *continuity),
-            Err(error) => return Ok(Some(self.failed(*error))),
+            Err(error) => return Look::Tell(self.failed(*error)),
         };
         if partition.leader_epoch() != self.ask.fetch.leader_epoch {
-            return Ok(Some(self.failed(ErrorCode::NotLeaderOrFollower)));
+            return Look::Tell(self.failed(ErrorCode::NotLeaderOrFollower));
         }
-        let (log_end, log_start) = (partition.log_end_offset(), partition.log_start_offset());
         let mut told = Told {
             key: self.ask.key,
             asked_in: self.ask.fetch.leader_epoch,
             error: ErrorCode::None,
             diverging: None,
             high_watermark: partition.high_watermark(),
-            log_start,
+            log_start: partition.log_start_offset(),
             slices: Vec::new(),
         };
-        let from = self.ask.fetch.from;
         match continuity {
             Continuity::Diverges(epoch, end) => {
                 told.diverging = Some((epoch, end));
                 self.awaiting = true;
-                return Ok(Some(told));
+                return Look::Tell(told);
             }
-            Continuity::OutOfRange => {
-                told.error = ErrorCode::OffsetOutOfRange;
-                self.awaiting = true;
-                return Ok(Some(told));
-            }
+            Continuity::OutOfRange => return Look::Tell(self.out_of_range(told)),
             Continuity::UnknownEpoch => {
-                return Ok(Some(self.failed(ErrorCode::UnknownLeaderEpoch)));
+                return Look::Tell(self.failed(ErrorCode::UnknownLeaderEpoch));
             }
             Continuity::Continues => {}
         }
-        if from < log_end {
-            if lane == Lane::Inline && from < partition.log().active_base_offset() {
-                return Err(NeedsDisk);
-            }
-            let bytes_max = u32::try_from(self.ask.bytes_max.min(budget)).unwrap_or(u32::MAX);
-            match partition
-                .log()
-                .read(from, log_end, bytes_max, one_batch_at_least)
-            {
-                Ok(slices) => told.slices = slices,
-                // Retention was faster.
-                Err(ReadError::OffsetOutOfRange { .. }) => {
-                    told.error = ErrorCode::OffsetOutOfRange;
-                    self.awaiting = true;
-                    return Ok(Some(told));
-                }
-                Err(error) => {
-                    tracing::error!(topic = partition.topic(), partition = partition.index(), offset = %from, %error,
-                        "cannot read the log for a follower");
-                    return Ok(Some(self.failed(ErrorCode::KafkaStorageError)));
-                }
-            }
-            if told.slices.is_empty() {
-                // The budget of this answer is spent: the next one begins with it.
-                self.slot.announce(true);
-            } else {
-                self.awaiting = true;
+        if self.ask.fetch.from < partition.log_end_offset() {
+            return Look::Read(Read {
+                partition,
+                slot: Arc::clone(&self.slot),
+                ask: self.ask,
+                asks: self.asks,
+                told,
+            });
+        }
+        self.news(told).map_or(Look::Nothing, Look::Tell)
+    }
+
+    fn take_read(&mut self, read: Read, slices: Result<Vec<FileSlice>, ReadError>) -> Option<Told> {
+        let Read {
+            partition,
+            mut told,
+            ..
+        } = read;
+        match slices {
+            Ok(slices) => told.slices = slices,
+            // Retention was faster.
+            Err(ReadError::OffsetOutOfRange { .. }) => return Some(self.out_of_range(told)),
+            Err(error) => {
+                tracing::error!(topic = partition.topic(), partition = partition.index(), offset = %self.ask.fetch.from, %error,
+                    "cannot read the log for a follower");
+                return Some(self.failed(ErrorCode::KafkaStorageError));
             }
         }
-        let watermarks = Some((told.high_watermark, log_start));
+        if told.slices.is_empty() {
+            // The budget of this answer is spent: the next one begins with it.
+            self.slot.announce(true);
+        } else {
+            self.awaiting = true;
+        }
+        self.news(told)
+    }
+
+    /// What is worth telling: records, or watermarks that were not told yet.
+    fn news(&mut self, told: Told) -> Option<Told> {
+        let watermarks = Some((told.high_watermark, told.log_start));
         let news = !told.slices.is_empty() || self.watermarks != watermarks;
         self.watermarks = watermarks;
-        Ok(news.then_some(told))
+        news.then_some(told)
+    }
+
+    fn out_of_range(&mut self, mut told: Told) -> Told {
+        told.error = ErrorCode::OffsetOutOfRange;
+        self.awaiting = true;
+        told
     }
 
     fn failed(&mut self, error: ErrorCode) -> Told {
