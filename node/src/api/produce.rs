@@ -16,7 +16,7 @@ use kafka_wire::produce_response::{
     TopicProduceResponse,
 };
 use kafka_wire::{ProduceRequest, ProduceResponse};
-use kafka_wire_core::ApiVersion;
+use kafka_wire_core::{ApiVersion, StrBytes};
 use kittiwake_storage::{BatchError, LeaderEpoch, Offset, validate};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +83,18 @@ pub(super) fn begin(ctx: RequestContext, admitted: Admitted) -> Reply {
     if waiting.is_empty() {
         return finish(&ctx, &header, stopwatch, response);
     }
+    // While it waits it must not keep the frame: a megabyte of records for the sake of a few names.
+    let header = RequestHeader {
+        client_id: None,
+        ..header
+    };
+    for topic in &mut response.responses {
+        topic.name = StrBytes::from(topic.name.as_str());
+    }
+    let ctx = RequestContext {
+        client_id: None,
+        ..ctx
+    };
     Reply::Later(Box::pin(async move {
         for waiter in waiting {
             let committed = timeout_at(
