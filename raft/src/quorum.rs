@@ -443,18 +443,22 @@ impl MetadataQuorum {
     /// Completes with the reason when this node can no longer take part: its store failed, or the
     /// log holds a command of a later version. A node that sees this must stop.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.inner.local.raft.metrics();
+        // What changes rarely: the whole of the metrics changes with every heartbeat. It ends with the quorum, too.
+        let mut changes = self.inner.local.raft.server_metrics();
         let mut failure = self.inner.service.failure.subscribe();
         loop {
             if let Some(reason) = failure.borrow_and_update().clone() {
                 return reason;
             }
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
+            if let Err(fatal) = self.metrics().running_state {
                 return fatal.to_string();
             }
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() {
-                    return "the metadata quorum has stopped".into();
+                changed = changes.changed() => if changed.is_err() {
+                    return match self.metrics().running_state {
+                        Err(fatal) => fatal.to_string(),
+                        Ok(()) => "the metadata quorum has stopped".into(),
+                    };
                 },
                 // The sender is part of this quorum, so it is there.
                 _ = failure.changed() => {}

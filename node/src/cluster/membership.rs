@@ -17,7 +17,7 @@ use crate::broker::Broker;
 use crate::controller::registration::{self, RegistrationError};
 
 /// How often the data directory is looked at; a failed fsync has refused its own writes already.
-const OFFLINE_CHECK: Duration = Duration::from_millis(200);
+const OFFLINE_CHECK: Duration = Duration::from_millis(500);
 
 /// What a node brings when it joins.
 pub(crate) struct Joining {
