@@ -110,7 +110,7 @@ pub struct LogDir {
     directory_id: Uuid,
     boot_id: String,
     last_stop: LastStop,
-    disk: Arc<Disk>,
+    pub(crate) disk: Arc<Disk>,
     logs: Mutex<BTreeMap<TopicPartition, Arc<Log>>>,
     checkpoints: Arc<CheckpointFiles>,
     /// Held for its lock.
@@ -390,7 +390,8 @@ impl LogDir {
 
     fn checkpoint(&self, logs: &[Arc<Log>], high_watermarks: &Checkpoint) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        for log in logs {
+        // One that was deleted since the list was made must not lend its offsets to a new one of its name.
+        for log in logs.iter().filter(|log| !log.is_abandoned()) {
             let partition = log.partition();
             checkpoints
                 .log_starts
@@ -404,7 +405,11 @@ impl LogDir {
         }
         checkpoints.write(&self.path)?;
         for log in logs {
-            log.remove_doomed(checkpoints.log_starts.get(log.partition()))?;
+            let removed = log.remove_doomed(checkpoints.log_starts.get(log.partition()));
+            removed.or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound if log.is_abandoned() => Ok(()),
+                _ => Err(error),
+            })?;
         }
         Ok(())
     }

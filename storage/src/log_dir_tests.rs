@@ -1,12 +1,15 @@
 //! Whose a directory is, and what it does with the logs in it.
 
 use std::fs;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::background::Job;
 use crate::test_support::*;
 use crate::{
-    Checkpoint, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset, validate,
+    Checkpoint, FlushError, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset,
+    validate,
 };
 
 #[test]
@@ -174,6 +177,69 @@ fn a_topic_created_again_under_its_name_inherits_nothing() {
             .ends_with("-delete")
     });
     assert_eq!(deleted.count(), 0);
+}
+
+/// A flush that has begun must not take what it no longer finds for a failed disk, nor write into a log that has
+/// the name now.
+#[test]
+fn a_log_deleted_while_it_is_flushed_leaves_the_directory_online() {
+    for created_again in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Arc::new(open_dir(root.path()));
+        let log = create(&dir, small_segments());
+        dir.disk.background().submit(Job::Stop);
+        for _ in 0..100 {
+            append(&log, &sized_batch(1, 1, 1000));
+        }
+        let deleting = Arc::clone(&dir);
+        let mut steps = 0;
+        *dir.disk.at_step.0.lock() = Some(Box::new(move || {
+            steps += 1;
+            if steps == 1 {
+                deleting
+                    .delete_log(&deleting.logs()[0].partition().clone())
+                    .unwrap();
+                if created_again {
+                    create(&deleting, small_segments());
+                }
+            }
+        }));
+        assert!(matches!(log.flush(), Err(FlushError::Gone)));
+        dir.disk.at_step.0.lock().take();
+        assert_eq!(dir.offline(), None);
+        if created_again {
+            let names = fs::read_dir(root.path().join("data/orders-0")).unwrap();
+            assert_eq!(names.count(), 2, "a segment and its topic");
+        }
+    }
+}
+
+#[test]
+fn logs_that_come_and_go_while_they_are_flushed_leave_the_directory_online() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    for round in 0..60 {
+        let log = create(&dir, small_segments());
+        std::thread::scope(|scope| {
+            for _ in 0..100 {
+                append(&log, &sized_batch(1, 1, 1000));
+            }
+            let flushing = scope.spawn(|| log.flush());
+            let checkpoint = scope.spawn(|| dir.write_checkpoints(&Checkpoint::new()));
+            if round % 2 == 0 {
+                dir.delete_log(log.partition()).unwrap();
+            } else {
+                dir.set_stray(log.partition()).unwrap();
+            }
+            let flushed = flushing.join().unwrap();
+            assert!(
+                matches!(flushed, Ok(_) | Err(FlushError::Gone)),
+                "{flushed:?}"
+            );
+            checkpoint.join().unwrap().unwrap();
+        });
+        assert_eq!(dir.offline(), None);
+    }
 }
 
 #[test]

@@ -88,6 +88,11 @@ impl OffsetIndex {
         (0..self.file.count()).map(|slot| self.file.get(slot).map(|raw| self.decode(&raw)))
     }
 
+    /// Where it was when it was opened.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// How many further entries fit.
     pub(crate) fn room(&self) -> usize {
         self.file.room()

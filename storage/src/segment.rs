@@ -308,18 +308,24 @@ impl Segment {
     /// afterwards. `closing` is the largest timestamp, which ends the time index.
     ///
     /// # Errors
-    /// ftruncate(2), fdatasync(2). After an error the segment must not count as durable.
+    /// ftruncate(2), fdatasync(2); `NotFound` once the directory was renamed. After an error the segment must
+    /// not count as durable.
     pub(crate) fn settle(&self, closing: Option<TimeEntry>) -> io::Result<()> {
         let files = self.files.lock().clone();
         if let Some(files) = &files
             && let Some(Appending { log, times }) = &files.appending
         {
+            log.trim(self.size())?;
+            let directory = self.directory.read();
+            if files.index.path() != directory.join(file_name(self.base, INDEX)) {
+                // What the indexes are called may be another log's by now.
+                return Err(io::ErrorKind::NotFound.into());
+            }
             if let Some(entry) = closing
                 && let Err(error) = times.append_if_later(entry)
             {
-                tracing::warn!(path = %self.path(TIME_INDEX).display(), %error, "no closing time index entry");
+                tracing::warn!(directory = %directory.display(), %error, "no closing time index entry");
             }
-            log.trim(self.size())?;
             files.index.trim()?;
             times.trim()?;
         }
@@ -334,7 +340,11 @@ impl Segment {
     /// open(2), fdatasync(2).
     pub(crate) fn sync(&self) -> io::Result<()> {
         for suffix in [LOG, INDEX, TIME_INDEX] {
-            match File::open(self.path(suffix)) {
+            let opened = {
+                let directory = self.directory.read();
+                File::open(directory.join(file_name(self.base, suffix)))
+            };
+            match opened {
                 Ok(file) => file.sync_data()?,
                 // The indexes of a segment that was never appended to do not exist; what the log has let
                 // go of need not be durable.
@@ -485,8 +495,9 @@ impl Segment {
         if self.is_retired() {
             return Ok(renamed);
         }
+        let directory = self.directory.read();
         for suffix in [LOG, INDEX, TIME_INDEX, SNAPSHOT] {
-            let from = self.path(suffix);
+            let from = directory.join(file_name(self.base, suffix));
             let to = with_suffix(&from, DELETED);
             match fs::rename(&from, &to) {
                 Ok(()) => renamed.push(to),
