@@ -243,6 +243,48 @@ fn logs_that_come_and_go_while_they_are_flushed_leave_the_directory_online() {
 }
 
 #[test]
+fn logs_are_deleted_together_and_one_that_fails_stops_no_other() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let logs: Vec<_> = (0..6)
+        .map(|partition| {
+            dir.create_log(TOPIC, Uuid::from_u128(7), partition, LogConfig::default())
+                .unwrap()
+        })
+        .collect();
+    let of = |range: std::ops::Range<usize>| -> Vec<_> {
+        logs[range]
+            .iter()
+            .map(|log| log.partition().clone())
+            .collect()
+    };
+    let offsets: Checkpoint = of(0..6).into_iter().map(|key| (key, Offset(9))).collect();
+    dir.write_checkpoints(&offsets).unwrap();
+    // Moved away by someone else.
+    fs::rename(dir.path().join("orders-1"), root.path().join("taken")).unwrap();
+    let failed = dir.delete_logs(&of(0..5));
+    let failed: Vec<_> = failed.into_iter().map(|(partition, _)| partition).collect();
+    assert_eq!(failed, of(1..2));
+    assert_eq!(dir.logs().len(), 1);
+    assert!(
+        dir.delete_logs(&of(0..5)).is_empty(),
+        "they have no log now"
+    );
+    let text = fs::read_to_string(dir.path().join("replication-offset-checkpoint")).unwrap();
+    assert_eq!(text, "0\n2\norders 1 9\norders 5 9\n");
+    assert_eq!(dir.offline(), None);
+}
+
+#[test]
+fn a_log_that_was_never_checkpointed_is_created_without_writing_checkpoints() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    create(&dir, LogConfig::default());
+    assert!(!dir.path().join("log-start-offset-checkpoint").exists());
+    assert!(!dir.path().join("recovery-point-offset-checkpoint").exists());
+}
+
+#[test]
 fn strays_are_kept_out_of_the_way() {
     let root = tempfile::tempdir().unwrap();
     let dir = open_dir(root.path());

@@ -98,6 +98,16 @@ impl Checkpoints {
         self.high_watermarks.write(directory)
     }
 
+    pub(super) fn forget(&mut self, partition: &TopicPartition) {
+        for file in [
+            &mut self.recovery_points,
+            &mut self.log_starts,
+            &mut self.high_watermarks,
+        ] {
+            file.unwritten |= file.offsets.remove(partition).is_some();
+        }
+    }
+
     pub(super) fn keep_only(&mut self, kept: impl Fn(&TopicPartition) -> bool) {
         for file in [
             &mut self.recovery_points,
