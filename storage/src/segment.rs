@@ -390,6 +390,35 @@ impl Segment {
         self.walk(&files.log, 0, target, end)
     }
 
+    /// Where the last batch ends that lies between `from` and `limit`: `from`, if there is none. Both `from`
+    /// and `end`, which is at or beyond `limit`, are batch boundaries.
+    ///
+    /// # Errors
+    /// As [`Self::locate`].
+    pub(crate) fn boundary(
+        &self,
+        files: &SegmentFiles,
+        (from, limit): (u64, u64),
+        end: u64,
+    ) -> Result<u64, SegmentError> {
+        let mut position = from;
+        if let Some(entry) = files.index.lookup_position(limit)?
+            && u64::from(entry.position) > from
+            && let Ok(header) = self.header_at(&files.log, entry.position.into(), end)
+            && header.last_offset() == entry.offset
+        {
+            position = entry.position.into();
+        }
+        while position < limit {
+            let next = position + self.header_at(&files.log, position, end)?.size() as u64;
+            if next > limit {
+                break;
+            }
+            position = next;
+        }
+        Ok(position)
+    }
+
     /// The header of the batch that starts at `position` and ends by `end`.
     ///
     /// # Errors
