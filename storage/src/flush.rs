@@ -131,7 +131,9 @@ impl Log {
     pub fn checkpoint_log_start(&self) -> Result<(), FlushError> {
         self.guarded(|| {
             self.checkpoints
-                .set_log_start(&self.partition, || self.durable_log_start())
+                .set_log_start(&self.partition, || {
+                    (!self.is_abandoned()).then(|| self.durable_log_start())
+                })
                 .map_err(Failure::SmallFile)
         })
     }

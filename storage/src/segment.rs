@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::Offset;
 use crate::append_file::AppendFile;
@@ -224,7 +224,19 @@ impl Segment {
         (next != i64::MAX).then_some(Offset(next))
     }
 
-    /// Path of one of its files.
+    /// Its directory, which keeps its name until the guard is dropped.
+    pub(crate) fn directory(&self) -> RwLockReadGuard<'_, PathBuf> {
+        self.directory.read()
+    }
+
+    /// Uses the path of one of its files, which is good until `act` is done; it must not wait for the disk.
+    fn at<T>(&self, suffix: &str, act: impl FnOnce(&Path) -> T) -> T {
+        let directory = self.directory();
+        act(&directory.join(file_name(self.base, suffix)))
+    }
+
+    /// Path of one of its files, for messages and for where the directory cannot be renamed: under the
+    /// writer lock of a log that is not closed, or at a start.
     pub(crate) fn path(&self, suffix: &str) -> PathBuf {
         self.directory.read().join(file_name(self.base, suffix))
     }
@@ -249,12 +261,13 @@ impl Segment {
             return Ok(Arc::clone(files));
         }
         self.check_in_use()?;
-        let log = Arc::new(File::open(self.path(LOG))?);
-        let index = match OffsetIndex::open_sealed(&self.path(INDEX), self.base) {
+        let log = Arc::new(self.at(LOG, |path| File::open(path))?);
+        let open_index = || self.at(INDEX, |path| OffsetIndex::open_sealed(path, self.base));
+        let index = match open_index() {
             Ok(index) => index,
             Err(error) if is_missing_or_wrong(&error) => {
                 self.rebuild(&log, &error.to_string())?;
-                OffsetIndex::open_sealed(&self.path(INDEX), self.base)?
+                open_index()?
             }
             Err(error) => return Err(error.into()),
         };
@@ -340,11 +353,7 @@ impl Segment {
     /// open(2), fdatasync(2).
     pub(crate) fn sync(&self) -> io::Result<()> {
         for suffix in [LOG, INDEX, TIME_INDEX] {
-            let opened = {
-                let directory = self.directory.read();
-                File::open(directory.join(file_name(self.base, suffix)))
-            };
-            match opened {
+            match self.at(suffix, |path| File::open(path)) {
                 Ok(file) => file.sync_data()?,
                 // The indexes of a segment that was never appended to do not exist; what the log has let
                 // go of need not be durable.
@@ -490,11 +499,11 @@ impl Segment {
         if let Some(appending) = files.as_ref().and_then(|files| files.appending.as_ref()) {
             return Ok(Arc::clone(&appending.times));
         }
-        let path = self.path(TIME_INDEX);
-        let times = match TimeIndex::open_sealed(&path, self.base) {
+        let open = || self.at(TIME_INDEX, |path| TimeIndex::open_sealed(path, self.base));
+        let times = match open() {
             Err(error) if is_missing_or_wrong(&error) && self.size() > 0 => {
-                self.rebuild(&File::open(self.path(LOG))?, &error.to_string())?;
-                TimeIndex::open_sealed(&path, self.base)?
+                self.rebuild(&self.at(LOG, |path| File::open(path))?, &error.to_string())?;
+                open()?
             }
             result => result?,
         };
@@ -506,7 +515,7 @@ impl Segment {
     /// # Errors
     /// stat(2).
     pub(crate) fn modified_ms(&self) -> io::Result<i64> {
-        let modified = fs::metadata(self.path(LOG))?.modified()?;
+        let modified = self.at(LOG, |path| fs::metadata(path))?.modified()?;
         let since = modified
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();

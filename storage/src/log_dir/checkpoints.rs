@@ -67,17 +67,21 @@ impl CheckpointFiles {
     }
 
     /// Makes durable that the log of `partition` starts at `offset`, which is asked for while no other
-    /// checkpoint can be written: an older answer must not replace a newer one.
+    /// checkpoint can be written: an older answer must not replace a newer one. `None` of a log that is
+    /// gone, whose name may be another one's.
     ///
     /// # Errors
     /// As [`checkpoint::replace`].
     pub(crate) fn set_log_start(
         &self,
         partition: &TopicPartition,
-        offset: impl FnOnce() -> Offset,
+        offset: impl FnOnce() -> Option<Offset>,
     ) -> io::Result<()> {
         let mut checkpoints = self.lock();
-        checkpoints.log_starts.set(partition, offset());
+        let Some(offset) = offset() else {
+            return Ok(());
+        };
+        checkpoints.log_starts.set(partition, offset);
         checkpoints.log_starts.write(&self.directory)
     }
 }
