@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
 
 use crate::Offset;
 
@@ -49,6 +51,39 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_parent(path)
+}
+
+/// The same for the file `name` of a directory that may be renamed meanwhile: names are used under its lock,
+/// and the disk is waited for outside.
+///
+/// # Errors
+/// As [`replace`].
+pub(crate) fn replace_in(
+    directory: &RwLock<PathBuf>,
+    name: &str,
+    contents: &[u8],
+) -> io::Result<()> {
+    let temporary = format!("{name}.tmp");
+    let mut file = {
+        let directory = directory.read();
+        File::create(directory.join(&temporary))?
+    };
+    file.write_all(contents)?;
+    file.sync_all()?;
+    {
+        let directory = directory.read();
+        fs::rename(directory.join(&temporary), directory.join(name))?;
+    }
+    sync_entries(directory)
+}
+
+/// Makes the entries of a directory durable that may be renamed meanwhile.
+///
+/// # Errors
+/// open(2), fsync(2).
+pub(crate) fn sync_entries(directory: &RwLock<PathBuf>) -> io::Result<()> {
+    let opened = File::open(&*directory.read())?;
+    opened.sync_all()
 }
 
 /// Makes the directory entry of `path` durable.

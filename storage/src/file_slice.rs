@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// `length` bytes of whole record batches from `position` on. Only the last batch of the last slice
-/// of a read may be cut short, by the reader's own byte budget (clients expect that, KIP-74).
+/// of a [`Log::read`](crate::Log::read) may be cut short, by the reader's own byte budget (clients expect that, KIP-74).
 ///
 /// The bytes are published: they never change, and they stay readable through this slice when
 /// retention removes the file meanwhile.

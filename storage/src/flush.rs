@@ -5,12 +5,14 @@
 //! segment's bytes, the leader epochs, the directory entries of all of these. It runs off every
 //! lock an appender takes.
 //!
+//! The directory may be renamed meanwhile, when the partition is deleted, and its name may soon be another
+//! log's: names are used under the lock of the directory only, and the disk is waited for outside of it.
+//!
 //! The first failure takes the whole log directory offline, for ever: after a failed fsync the
 //! kernel marks the pages clean, so a second one succeeds without having written them.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -33,6 +35,9 @@ pub enum FlushError {
     /// returns.
     #[error("no space left in the log directory")]
     DiskFull,
+    /// The log has been deleted or set aside: nothing of it has to be durable any more.
+    #[error("the log has been taken out of use")]
+    Gone,
     /// No descriptor was left to open a file with (`ulimit -n`): nothing was asked of the disk, and it
     /// is tried again.
     #[error("too many open files")]
@@ -126,7 +131,9 @@ impl Log {
     pub fn checkpoint_log_start(&self) -> Result<(), FlushError> {
         self.guarded(|| {
             self.checkpoints
-                .set_log_start(&self.partition, || self.durable_log_start())
+                .set_log_start(&self.partition, || {
+                    (!self.is_abandoned()).then(|| self.durable_log_start())
+                })
                 .map_err(Failure::SmallFile)
         })
     }
@@ -137,21 +144,36 @@ impl Log {
         self.log_start_offset().min(self.flushed_offset())
     }
 
-    /// Stops appends without touching the disk: the directory is about to be removed.
+    /// Stops appends without touching the disk: the directory is about to be renamed, and may be removed.
     pub(crate) fn abandon(&self) {
-        self.writer.lock().closed = true;
+        let mut writer = self.writer.lock();
+        writer.closed = true;
+        self.abandoned.store(true, Ordering::Release);
     }
 
-    /// Runs `work` unless the directory is offline, and takes it offline when `work` fails for
-    /// good.
+    /// Whether the log has been deleted or set aside. A file that is missing says nothing of the disk then.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Runs `work` unless the log is gone or the directory offline, and takes the directory offline when
+    /// `work` fails for good.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, FlushError> {
         if let Some(reason) = self.disk.offline() {
             return Err(FlushError::Offline(reason.to_owned()));
+        }
+        if self.is_abandoned() {
+            return Err(FlushError::Gone);
         }
         work().map_err(|failure| match failure {
             Failure::SmallFile(error) if is_full(&error) => FlushError::DiskFull,
             Failure::SmallFile(error) | Failure::Segment(error) if is_out_of_files(&error) => {
                 FlushError::TooManyOpenFiles
+            }
+            Failure::SmallFile(error) | Failure::Segment(error)
+                if error.kind() == io::ErrorKind::NotFound && self.is_abandoned() =>
+            {
+                FlushError::Gone
             }
             Failure::SmallFile(error) | Failure::Segment(error) => {
                 self.disk.take_offline(&self.directory.read(), &error);
@@ -176,12 +198,12 @@ impl Log {
     }
 
     fn write_pending(&self, pending: &Pending, active_too: bool) -> Result<(), Failure> {
-        let directory = self.directory.read().clone();
         for segment in &pending.unflushed.sealed {
             segment.settle(None).map_err(Failure::Segment)?;
+            self.disk.step();
         }
         for (at, snapshot) in &pending.unflushed.snapshots {
-            write_snapshot(&directory.join(file_name(*at, SNAPSHOT)), snapshot)
+            self.write_snapshot(*at, snapshot)
                 .map_err(Failure::SmallFile)?;
         }
         if active_too && self.flushed_offset() < pending.log_end {
@@ -194,7 +216,7 @@ impl Log {
         }
         self.write_epochs().map_err(Failure::SmallFile)?;
         if pending.unflushed.directory || !pending.unflushed.snapshots.is_empty() {
-            checkpoint::sync_directory(&directory).map_err(Failure::Segment)?;
+            self.sync_directory().map_err(Failure::Segment)?;
         }
         Ok(())
     }
@@ -227,19 +249,21 @@ impl Log {
             }
             epochs.cache.encode()
         };
-        let written =
-            checkpoint::replace(&self.directory.read().join(LEADER_EPOCHS), text.as_bytes());
+        let written = checkpoint::replace_in(&self.directory, LEADER_EPOCHS, text.as_bytes());
         if written.is_err() {
             self.epochs.lock().dirty = true;
         }
         written
     }
-}
 
-fn write_snapshot(path: &Path, snapshot: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(snapshot)?;
-    file.sync_data()
+    fn write_snapshot(&self, at: Offset, snapshot: &[u8]) -> io::Result<()> {
+        let mut file = {
+            let directory = self.directory.read();
+            File::create(directory.join(file_name(at, SNAPSHOT)))?
+        };
+        file.write_all(snapshot)?;
+        file.sync_data()
+    }
 }
 
 fn sync_active(files: &SegmentFiles) -> io::Result<()> {

@@ -79,6 +79,11 @@ impl<const N: usize> IndexFile<N> {
         Ok(index)
     }
 
+    /// Where it was when it was opened.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Number of entries.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)

@@ -124,6 +124,8 @@ pub struct Log {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) flushing: Mutex<()>,
     flush_queued: AtomicBool,
+    /// It was deleted or set aside. Set under `writer`, before its directory is renamed.
+    pub(crate) abandoned: AtomicBool,
     /// Segments that retention took out of the log and whose files wait for the checkpoint.
     pub(crate) doomed: Mutex<Vec<Arc<Segment>>>,
     /// Sealed segments whose files go on, after their last batch, with what a truncation cut off.
@@ -264,6 +266,7 @@ impl Log {
             }),
             flushing: Mutex::new(()),
             flush_queued: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             doomed: Mutex::default(),
             unreclaimed: Mutex::new(recovered.unreclaimed),
             reclaiming: Mutex::new(()),

@@ -110,7 +110,7 @@ pub struct LogDir {
     directory_id: Uuid,
     boot_id: String,
     last_stop: LastStop,
-    disk: Arc<Disk>,
+    pub(crate) disk: Arc<Disk>,
     logs: Mutex<BTreeMap<TopicPartition, Arc<Log>>>,
     checkpoints: Arc<CheckpointFiles>,
     /// Held for its lock.
@@ -269,7 +269,7 @@ impl LogDir {
             result => result?,
         }
         // A deleted topic of the same name must not lend its offsets to this one.
-        self.forget_checkpoints(&partition)?;
+        self.forget_checkpoints([&partition])?;
         let known = Known {
             recovery_point: Offset::ZERO,
             log_start: Offset::ZERO,
@@ -300,12 +300,42 @@ impl LogDir {
     /// # Errors
     /// rename(2), fsync(2).
     pub fn delete_log(&self, partition: &TopicPartition) -> io::Result<()> {
-        let Some((log, renamed)) = self.rename_log(partition, DELETE_SUFFIX)? else {
-            return Ok(());
-        };
-        let delay = Duration::from_millis(log.config().file_delete_delay_ms);
-        self.remove_later(renamed, delay);
-        self.forget_checkpoints(partition)
+        match self.delete_logs(std::slice::from_ref(partition)).pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes many logs at the price of one: each is renamed, then the data directory is flushed and the
+    /// checkpoints are written once. Partitions without a log are passed over. Waits for the disk.
+    ///
+    /// Returns those that failed, and why: rename(2) of one leaves it in its place, closed, until the next start; a
+    /// failed fsync(2) or checkpoint is that of all that were renamed.
+    pub fn delete_logs(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, io::Error)> {
+        let mut failed = Vec::new();
+        let mut renamed = Vec::new();
+        for partition in partitions {
+            match self.rename_log(partition, DELETE_SUFFIX) {
+                Ok(Some((log, path))) => renamed.push((partition, log, path)),
+                Ok(None) => {}
+                Err(error) => failed.push((partition.clone(), error)),
+            }
+        }
+        if renamed.is_empty() {
+            return failed;
+        }
+        let forgotten = checkpoint::sync_directory(&self.path).and_then(|()| {
+            self.forget_checkpoints(renamed.iter().map(|(partition, ..)| *partition))
+        });
+        for (partition, log, path) in renamed {
+            let delay = Duration::from_millis(log.config().file_delete_delay_ms);
+            self.remove_later(path, delay);
+            if let Err(error) = &forgotten {
+                let error = io::Error::new(error.kind(), error.to_string());
+                failed.push((partition.clone(), error));
+            }
+        }
+        failed
     }
 
     /// Takes a log that metadata does not know out of use: its directory is renamed and kept.
@@ -317,7 +347,8 @@ impl LogDir {
         let renamed = self.rename_log(partition, STRAY_SUFFIX)?;
         if let Some((_, path)) = &renamed {
             tracing::warn!(%partition, path = %path.display(), "kept a log that metadata does not know");
-            self.forget_checkpoints(partition)?;
+            checkpoint::sync_directory(&self.path)?;
+            self.forget_checkpoints([partition])?;
         }
         Ok(renamed.map(|(_, path)| path))
     }
@@ -337,6 +368,7 @@ impl LogDir {
         Ok(to)
     }
 
+    /// Stops a log and renames its directory, which is durable after the next fsync of the data directory.
     fn rename_log(
         &self,
         partition: &TopicPartition,
@@ -351,7 +383,6 @@ impl LogDir {
         fs::rename(&*directory, &to)?;
         directory.clone_from(&to);
         drop(directory);
-        checkpoint::sync_directory(&self.path)?;
         Ok(Some((log, to)))
     }
 
@@ -359,9 +390,14 @@ impl LogDir {
         self.disk.background().submit(Job::Remove { path, delay });
     }
 
-    fn forget_checkpoints(&self, partition: &TopicPartition) -> io::Result<()> {
+    fn forget_checkpoints<'a>(
+        &self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        checkpoints.keep_only(|other| other != partition);
+        for partition in partitions {
+            checkpoints.forget(partition);
+        }
         checkpoints.write(&self.path)
     }
 
@@ -390,7 +426,8 @@ impl LogDir {
 
     fn checkpoint(&self, logs: &[Arc<Log>], high_watermarks: &Checkpoint) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        for log in logs {
+        // One that was deleted since the list was made must not lend its offsets to a new one of its name.
+        for log in logs.iter().filter(|log| !log.is_abandoned()) {
             let partition = log.partition();
             checkpoints
                 .log_starts
@@ -404,7 +441,11 @@ impl LogDir {
         }
         checkpoints.write(&self.path)?;
         for log in logs {
-            log.remove_doomed(checkpoints.log_starts.get(log.partition()))?;
+            let removed = log.remove_doomed(checkpoints.log_starts.get(log.partition()));
+            removed.or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound if log.is_abandoned() => Ok(()),
+                _ => Err(error),
+            })?;
         }
         Ok(())
     }

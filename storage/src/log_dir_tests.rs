@@ -1,12 +1,15 @@
 //! Whose a directory is, and what it does with the logs in it.
 
 use std::fs;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::background::Job;
 use crate::test_support::*;
 use crate::{
-    Checkpoint, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset, validate,
+    Checkpoint, FlushError, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset,
+    validate,
 };
 
 #[test]
@@ -174,6 +177,111 @@ fn a_topic_created_again_under_its_name_inherits_nothing() {
             .ends_with("-delete")
     });
     assert_eq!(deleted.count(), 0);
+}
+
+/// A flush that has begun must not take what it no longer finds for a failed disk, nor write into a log that has
+/// the name now.
+#[test]
+fn a_log_deleted_while_it_is_flushed_leaves_the_directory_online() {
+    for created_again in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Arc::new(open_dir(root.path()));
+        let log = create(&dir, small_segments());
+        dir.disk.background().submit(Job::Stop);
+        for _ in 0..100 {
+            append(&log, &sized_batch(1, 1, 1000));
+        }
+        let deleting = Arc::clone(&dir);
+        let mut steps = 0;
+        *dir.disk.at_step.0.lock() = Some(Box::new(move || {
+            steps += 1;
+            if steps == 1 {
+                deleting
+                    .delete_log(&deleting.logs()[0].partition().clone())
+                    .unwrap();
+                if created_again {
+                    create(&deleting, small_segments());
+                }
+            }
+        }));
+        assert!(matches!(log.flush(), Err(FlushError::Gone)));
+        dir.disk.at_step.0.lock().take();
+        assert_eq!(dir.offline(), None);
+        if created_again {
+            let names = fs::read_dir(root.path().join("data/orders-0")).unwrap();
+            assert_eq!(names.count(), 2, "a segment and its topic");
+        }
+    }
+}
+
+#[test]
+fn logs_that_come_and_go_while_they_are_flushed_leave_the_directory_online() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    for round in 0..60 {
+        let log = create(&dir, small_segments());
+        std::thread::scope(|scope| {
+            for _ in 0..100 {
+                append(&log, &sized_batch(1, 1, 1000));
+            }
+            let flushing = scope.spawn(|| log.flush());
+            let checkpoint = scope.spawn(|| dir.write_checkpoints(&Checkpoint::new()));
+            if round % 2 == 0 {
+                dir.delete_log(log.partition()).unwrap();
+            } else {
+                dir.set_stray(log.partition()).unwrap();
+            }
+            let flushed = flushing.join().unwrap();
+            assert!(
+                matches!(flushed, Ok(_) | Err(FlushError::Gone)),
+                "{flushed:?}"
+            );
+            checkpoint.join().unwrap().unwrap();
+        });
+        assert_eq!(dir.offline(), None);
+    }
+}
+
+#[test]
+fn logs_are_deleted_together_and_one_that_fails_stops_no_other() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let logs: Vec<_> = (0..6)
+        .map(|partition| {
+            dir.create_log(TOPIC, Uuid::from_u128(7), partition, LogConfig::default())
+                .unwrap()
+        })
+        .collect();
+    let of = |range: std::ops::Range<usize>| -> Vec<_> {
+        logs[range]
+            .iter()
+            .map(|log| log.partition().clone())
+            .collect()
+    };
+    let offsets: Checkpoint = of(0..6).into_iter().map(|key| (key, Offset(9))).collect();
+    dir.write_checkpoints(&offsets).unwrap();
+    // Moved away by someone else.
+    fs::rename(dir.path().join("orders-1"), root.path().join("taken")).unwrap();
+    let failed = dir.delete_logs(&of(0..5));
+    let failed: Vec<_> = failed.into_iter().map(|(partition, _)| partition).collect();
+    assert_eq!(failed, of(1..2));
+    assert_eq!(dir.logs().len(), 1);
+    assert!(
+        dir.delete_logs(&of(0..5)).is_empty(),
+        "they have no log now"
+    );
+    let text = fs::read_to_string(dir.path().join("replication-offset-checkpoint")).unwrap();
+    assert_eq!(text, "0\n2\norders 1 9\norders 5 9\n");
+    assert_eq!(dir.offline(), None);
+}
+
+#[test]
+fn a_log_that_was_never_checkpointed_is_created_without_writing_checkpoints() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    create(&dir, LogConfig::default());
+    assert!(!dir.path().join("log-start-offset-checkpoint").exists());
+    assert!(!dir.path().join("recovery-point-offset-checkpoint").exists());
 }
 
 #[test]

@@ -103,6 +103,56 @@ fn a_budget_that_ends_inside_a_segment_stops_there() {
 }
 
 #[test]
+fn whole_batches_end_at_the_last_boundary_within_the_budget() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, small_segments());
+    for i in 0..150 {
+        append(&log, &sized_batch(1, 3, 100 + 97 * (i % 7)));
+    }
+    assert!(log.segment_count() > 3);
+    let sizes: Vec<usize> = headers(&read(&log, Offset(0), Offset(450)))
+        .iter()
+        .map(BatchHeader::size)
+        .collect();
+    for first in (0..150).step_by(11).chain([149]) {
+        let from = Offset(first as i64 * 3 + 1);
+        for budget in (0..40_000).step_by(613) {
+            for (upto, one) in [(150, true), (150, false), (120.max(first), true)] {
+                let slices = log
+                    .read_whole_batches(from, Offset(upto as i64 * 3), budget, one)
+                    .unwrap();
+                let bytes: Vec<u8> = slices
+                    .iter()
+                    .flat_map(|slice| slice.read().unwrap())
+                    .collect();
+                // The model: as many whole batches as fit, the first in any case.
+                let (mut left, mut count) = (budget as usize, 0);
+                for size in &sizes[first..upto] {
+                    if *size > left && !(count == 0 && one) {
+                        break;
+                    }
+                    left = left.saturating_sub(*size);
+                    count += 1;
+                }
+                let found = headers(&bytes);
+                assert_eq!(found.len(), count, "{budget} bytes from {from} to {upto}");
+                assert_eq!(
+                    bytes.len(),
+                    found.iter().map(BatchHeader::size).sum::<usize>()
+                );
+                assert!(
+                    found
+                        .iter()
+                        .zip(first as i64..)
+                        .all(|(header, at)| header.base_offset.0 == at * 3)
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn offsets_outside_the_log_are_refused_and_its_end_is_empty() {
     let root = tempfile::tempdir().unwrap();
     let dir = open_dir(root.path());
@@ -290,8 +340,32 @@ fn timestamps_are_found_in_any_segment() {
         None,
         "above the bound"
     );
-    let largest = log.max_timestamp().unwrap().unwrap();
+    let largest = log.max_timestamp(Offset(600)).unwrap().unwrap();
     assert_eq!((largest.timestamp, largest.offset), (2_990, Offset(598)));
+}
+
+#[test]
+fn the_largest_timestamp_is_that_below_the_bound() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, small_segments());
+    // Rises, falls and stays: every batch of two records has one timestamp.
+    let timestamps: Vec<i64> = (0..200).map(|i| i / 3 * 10 - i % 5 * 40 + 500).collect();
+    for timestamp in &timestamps {
+        append(&log, &sized_batch(*timestamp, 2, 300));
+    }
+    assert!(log.segment_count() > 2);
+    assert_eq!(log.max_timestamp(Offset(0)).unwrap(), None);
+    for upto in 1..=200 {
+        let found = log.max_timestamp(Offset(upto as i64 * 2)).unwrap().unwrap();
+        let largest = *timestamps[..upto].iter().max().unwrap();
+        let first = timestamps.iter().position(|at| *at == largest).unwrap();
+        assert_eq!(
+            (found.timestamp, found.offset.0),
+            (largest, first as i64 * 2),
+            "below batch {upto}"
+        );
+    }
 }
 
 #[test]

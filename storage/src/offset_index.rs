@@ -68,6 +68,17 @@ impl OffsetIndex {
         Ok(found.map(|raw| self.decode(&raw)))
     }
 
+    /// The last batch that starts at `position` or before.
+    ///
+    /// # Errors
+    /// As [`IndexFile::get`].
+    pub(crate) fn lookup_position(&self, position: u64) -> io::Result<Option<OffsetEntry>> {
+        let found = self
+            .file
+            .last_where(|raw| u64::from(self.decode(raw).position) <= position)?;
+        Ok(found.map(|raw| self.decode(&raw)))
+    }
+
     /// Notes that the batch that ends at `last_offset` starts at `position`.
     ///
     /// # Errors
@@ -86,6 +97,11 @@ impl OffsetIndex {
     /// All entries, in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = io::Result<OffsetEntry>> {
         (0..self.file.count()).map(|slot| self.file.get(slot).map(|raw| self.decode(&raw)))
+    }
+
+    /// Where it was when it was opened.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// How many further entries fit.

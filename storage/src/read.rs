@@ -14,7 +14,7 @@ use crate::file_slice::FileSlice;
 use crate::log::Log;
 use crate::records;
 use crate::segment::{Located, Segment, SegmentError, SegmentFiles};
-use crate::time_index::TimeEntry;
+use crate::time_index::{NO_TIMESTAMP, TimeEntry};
 use crate::{LeaderEpoch, Offset};
 
 /// What the records of one batch may expand to while a timestamp is looked up in them.
@@ -78,6 +78,44 @@ impl Log {
         bytes_max: u32,
         one_batch_at_least: bool,
     ) -> Result<Vec<FileSlice>, ReadError> {
+        self.read_within(
+            (from, upto),
+            Budget {
+                bytes: bytes_max.into(),
+                one_batch_at_least,
+                whole_batches: false,
+            },
+        )
+    }
+
+    /// As [`Self::read`], but ends with a whole batch: for followers, which would throw a cut one away and
+    /// ask for it again. Without `one_batch_at_least` it is empty when the first batch is larger than
+    /// `bytes_max`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_whole_batches(
+        &self,
+        from: Offset,
+        upto: Offset,
+        bytes_max: u32,
+        one_batch_at_least: bool,
+    ) -> Result<Vec<FileSlice>, ReadError> {
+        self.read_within(
+            (from, upto),
+            Budget {
+                bytes: bytes_max.into(),
+                one_batch_at_least,
+                whole_batches: true,
+            },
+        )
+    }
+
+    fn read_within(
+        &self,
+        (from, upto): (Offset, Offset),
+        budget: Budget,
+    ) -> Result<Vec<FileSlice>, ReadError> {
         self.undisturbed(|(start, end)| {
             if from < start || from > end {
                 return Err(ReadError::OffsetOutOfRange {
@@ -86,7 +124,7 @@ impl Log {
                     end,
                 });
             }
-            self.slices(from, upto.min(end), bytes_max, one_batch_at_least)
+            self.slices(from, upto.min(end), budget)
         })
     }
 
@@ -116,11 +154,13 @@ impl Log {
         &self,
         from: Offset,
         upto: Offset,
-        bytes_max: u32,
-        one_batch_at_least: bool,
+        Budget {
+            bytes: mut budget,
+            one_batch_at_least,
+            whole_batches,
+        }: Budget,
     ) -> Result<Vec<FileSlice>, ReadError> {
         let mut slices = Vec::new();
-        let mut budget = u64::from(bytes_max);
         let mut next = from;
         while next < upto && (budget > 0 || (slices.is_empty() && one_batch_at_least)) {
             let Some(segment) = self.segment_of(next) else {
@@ -130,6 +170,9 @@ impl Log {
             let range = self.range(&segment, &files, next, upto, budget)?;
             if let Some(Range { start, first, end }) = range {
                 let mut length = (end - start).min(budget);
+                if whole_batches && start + length < end {
+                    length = segment.boundary(&files, (start, start + length), end)? - start;
+                }
                 if slices.is_empty() && one_batch_at_least {
                     length = length.max(first);
                 }
@@ -277,18 +320,22 @@ impl Log {
         Ok(None)
     }
 
-    /// The record with the largest timestamp, the first of several. Reads the disk.
+    /// The record below `upto`, a batch boundary, with the largest timestamp, the first of several
+    /// (KIP-734). Reads the disk.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
-        self.undisturbed(|(_, end)| self.find_max_timestamp(end))
+    pub fn max_timestamp(&self, upto: Offset) -> Result<Option<TimestampOffset>, ReadError> {
+        self.undisturbed(|(_, end)| self.find_max_timestamp(upto.min(end)))
     }
 
-    fn find_max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
+    fn find_max_timestamp(&self, upto: Offset) -> Result<Option<TimestampOffset>, ReadError> {
         let mut best: Option<(Arc<Segment>, TimeEntry)> = None;
         for segment in self.all_segments() {
-            if let Some(entry) = self.largest_timestamp(&segment)?
+            if segment.base() >= upto {
+                break;
+            }
+            if let Some(entry) = self.largest_timestamp_below(&segment, upto)?
                 && best
                     .as_ref()
                     .is_none_or(|(_, best)| entry.timestamp > best.timestamp)
@@ -299,9 +346,46 @@ impl Log {
         let Some((segment, entry)) = best else {
             return Ok(None);
         };
-        self.search(&segment, entry.offset, end, |record| {
+        self.search(&segment, entry.offset, upto, |record| {
             record.timestamp >= entry.timestamp
         })
+    }
+
+    /// Largest timestamp of the batches of `segment` below `upto`.
+    fn largest_timestamp_below(
+        &self,
+        segment: &Arc<Segment>,
+        upto: Offset,
+    ) -> Result<Option<TimeEntry>, ReadError> {
+        let largest = self.largest_timestamp(segment)?;
+        if largest.is_none_or(|largest| largest.offset < upto) {
+            return Ok(largest);
+        }
+        // The time index knows the largest up to every batch that the offset index knows.
+        let files = segment.files(&self.disk)?;
+        let mut largest = segment.times()?.lookup_below(upto)?;
+        let indexed = files.index.lookup(upto + -1)?;
+        let from = indexed.map_or(segment.base(), |entry| entry.offset);
+        let size = segment.size();
+        let Some(first) = self.locate(segment, &files, from, size)? else {
+            return Ok(largest);
+        };
+        let mut position = first.position;
+        while position < size {
+            let header = segment.header_at(&files.log, position, size)?;
+            if header.base_offset >= upto {
+                break;
+            }
+            let so_far = largest.map_or(NO_TIMESTAMP, |entry| entry.timestamp);
+            if header.max_timestamp > so_far {
+                largest = Some(TimeEntry {
+                    timestamp: header.max_timestamp,
+                    offset: header.last_offset(),
+                });
+            }
+            position += header.size() as u64;
+        }
+        Ok(largest)
     }
 
     /// Largest epoch of this log up to `epoch`, and the offset it ended at (KIP-101).
@@ -374,6 +458,16 @@ impl Log {
         }
         Ok(None)
     }
+}
+
+/// How much a read may return.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    bytes: u64,
+    /// The first batch comes whole even if it is larger.
+    one_batch_at_least: bool,
+    /// The last batch is not cut.
+    whole_batches: bool,
 }
 
 struct Range {

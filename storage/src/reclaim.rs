@@ -38,7 +38,9 @@ impl Log {
         let unreclaimed = self.unreclaimed.lock().clone();
         for segment in unreclaimed {
             // Nothing is lost: the old file is whole and in place until the new one is.
-            if let Err(error) = self.reclaim_one(&segment) {
+            if let Err(error) = self.reclaim_one(&segment)
+                && !self.is_abandoned()
+            {
                 tracing::warn!(partition = %self.partition, base = %segment.base(), %error, "cannot give back what a truncation cut off");
             }
         }

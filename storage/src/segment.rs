@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::Offset;
 use crate::append_file::AppendFile;
@@ -224,7 +224,19 @@ impl Segment {
         (next != i64::MAX).then_some(Offset(next))
     }
 
-    /// Path of one of its files.
+    /// Its directory, which keeps its name until the guard is dropped.
+    pub(crate) fn directory(&self) -> RwLockReadGuard<'_, PathBuf> {
+        self.directory.read()
+    }
+
+    /// Uses the path of one of its files, which is good until `act` is done; it must not wait for the disk.
+    fn at<T>(&self, suffix: &str, act: impl FnOnce(&Path) -> T) -> T {
+        let directory = self.directory();
+        act(&directory.join(file_name(self.base, suffix)))
+    }
+
+    /// Path of one of its files, for messages and for where the directory cannot be renamed: under the
+    /// writer lock of a log that is not closed, or at a start.
     pub(crate) fn path(&self, suffix: &str) -> PathBuf {
         self.directory.read().join(file_name(self.base, suffix))
     }
@@ -249,12 +261,13 @@ impl Segment {
             return Ok(Arc::clone(files));
         }
         self.check_in_use()?;
-        let log = Arc::new(File::open(self.path(LOG))?);
-        let index = match OffsetIndex::open_sealed(&self.path(INDEX), self.base) {
+        let log = Arc::new(self.at(LOG, |path| File::open(path))?);
+        let open_index = || self.at(INDEX, |path| OffsetIndex::open_sealed(path, self.base));
+        let index = match open_index() {
             Ok(index) => index,
             Err(error) if is_missing_or_wrong(&error) => {
                 self.rebuild(&log, &error.to_string())?;
-                OffsetIndex::open_sealed(&self.path(INDEX), self.base)?
+                open_index()?
             }
             Err(error) => return Err(error.into()),
         };
@@ -308,18 +321,24 @@ impl Segment {
     /// afterwards. `closing` is the largest timestamp, which ends the time index.
     ///
     /// # Errors
-    /// ftruncate(2), fdatasync(2). After an error the segment must not count as durable.
+    /// ftruncate(2), fdatasync(2); `NotFound` once the directory was renamed. After an error the segment must
+    /// not count as durable.
     pub(crate) fn settle(&self, closing: Option<TimeEntry>) -> io::Result<()> {
         let files = self.files.lock().clone();
         if let Some(files) = &files
             && let Some(Appending { log, times }) = &files.appending
         {
+            log.trim(self.size())?;
+            let directory = self.directory.read();
+            if files.index.path() != directory.join(file_name(self.base, INDEX)) {
+                // What the indexes are called may be another log's by now.
+                return Err(io::ErrorKind::NotFound.into());
+            }
             if let Some(entry) = closing
                 && let Err(error) = times.append_if_later(entry)
             {
-                tracing::warn!(path = %self.path(TIME_INDEX).display(), %error, "no closing time index entry");
+                tracing::warn!(directory = %directory.display(), %error, "no closing time index entry");
             }
-            log.trim(self.size())?;
             files.index.trim()?;
             times.trim()?;
         }
@@ -334,7 +353,7 @@ impl Segment {
     /// open(2), fdatasync(2).
     pub(crate) fn sync(&self) -> io::Result<()> {
         for suffix in [LOG, INDEX, TIME_INDEX] {
-            match File::open(self.path(suffix)) {
+            match self.at(suffix, |path| File::open(path)) {
                 Ok(file) => file.sync_data()?,
                 // The indexes of a segment that was never appended to do not exist; what the log has let
                 // go of need not be durable.
@@ -378,6 +397,35 @@ impl Segment {
             }
         }
         self.walk(&files.log, 0, target, end)
+    }
+
+    /// Where the last batch ends that lies between `from` and `limit`: `from`, if there is none. Both `from`
+    /// and `end`, which is at or beyond `limit`, are batch boundaries.
+    ///
+    /// # Errors
+    /// As [`Self::locate`].
+    pub(crate) fn boundary(
+        &self,
+        files: &SegmentFiles,
+        (from, limit): (u64, u64),
+        end: u64,
+    ) -> Result<u64, SegmentError> {
+        let mut position = from;
+        if let Some(entry) = files.index.lookup_position(limit)?
+            && u64::from(entry.position) > from
+            && let Ok(header) = self.header_at(&files.log, entry.position.into(), end)
+            && header.last_offset() == entry.offset
+        {
+            position = entry.position.into();
+        }
+        while position < limit {
+            let next = position + self.header_at(&files.log, position, end)?.size() as u64;
+            if next > limit {
+                break;
+            }
+            position = next;
+        }
+        Ok(position)
     }
 
     /// The header of the batch that starts at `position` and ends by `end`.
@@ -451,11 +499,11 @@ impl Segment {
         if let Some(appending) = files.as_ref().and_then(|files| files.appending.as_ref()) {
             return Ok(Arc::clone(&appending.times));
         }
-        let path = self.path(TIME_INDEX);
-        let times = match TimeIndex::open_sealed(&path, self.base) {
+        let open = || self.at(TIME_INDEX, |path| TimeIndex::open_sealed(path, self.base));
+        let times = match open() {
             Err(error) if is_missing_or_wrong(&error) && self.size() > 0 => {
-                self.rebuild(&File::open(self.path(LOG))?, &error.to_string())?;
-                TimeIndex::open_sealed(&path, self.base)?
+                self.rebuild(&self.at(LOG, |path| File::open(path))?, &error.to_string())?;
+                open()?
             }
             result => result?,
         };
@@ -467,7 +515,7 @@ impl Segment {
     /// # Errors
     /// stat(2).
     pub(crate) fn modified_ms(&self) -> io::Result<i64> {
-        let modified = fs::metadata(self.path(LOG))?.modified()?;
+        let modified = self.at(LOG, |path| fs::metadata(path))?.modified()?;
         let since = modified
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
@@ -485,8 +533,9 @@ impl Segment {
         if self.is_retired() {
             return Ok(renamed);
         }
+        let directory = self.directory.read();
         for suffix in [LOG, INDEX, TIME_INDEX, SNAPSHOT] {
-            let from = self.path(suffix);
+            let from = directory.join(file_name(self.base, suffix));
             let to = with_suffix(&from, DELETED);
             match fs::rename(&from, &to) {
                 Ok(()) => renamed.push(to),

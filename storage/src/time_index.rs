@@ -71,6 +71,17 @@ impl TimeIndex {
         Ok(found.map(|raw| self.decode(&raw)))
     }
 
+    /// The last entry of a batch that ends before `offset`.
+    ///
+    /// # Errors
+    /// As [`IndexFile::get`].
+    pub(crate) fn lookup_below(&self, offset: Offset) -> io::Result<Option<TimeEntry>> {
+        let found = self
+            .file
+            .last_where(|raw| self.decode(raw).offset < offset)?;
+        Ok(found.map(|raw| self.decode(&raw)))
+    }
+
     /// The last entry.
     ///
     /// # Errors

@@ -275,7 +275,7 @@ impl Log {
     }
 
     pub(crate) fn sync_directory(&self) -> io::Result<()> {
-        checkpoint::sync_directory(&self.directory.read())
+        checkpoint::sync_entries(&self.directory)
     }
 
     /// What `error` means where nothing has been changed yet: that of an fsync is for good.

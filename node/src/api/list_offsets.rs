@@ -130,7 +130,7 @@ async fn look_up(
             let found = broker.look_up(move || {
                 let log = partition.log();
                 let found = match timestamp {
-                    MAX_TIMESTAMP => log.max_timestamp(),
+                    MAX_TIMESTAMP => log.max_timestamp(upto),
                     _ => log.offset_for_timestamp(timestamp, upto),
                 };
                 found.map(|found| found.filter(|found| found.offset < upto)).map_err(|error| {

@@ -840,6 +840,8 @@ impl Partition {
                 Err(error @ (FlushError::DiskFull | FlushError::TooManyOpenFiles)) => {
                     error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log yet");
                 }
+                // Deleted while it was being flushed.
+                Err(FlushError::Gone) => {}
                 // The log directory is offline now: no write of this partition is ever acknowledged again.
                 Err(error @ FlushError::Offline(_)) => {
                     error!(topic = %partition.topic, partition = partition.index, %error, "cannot flush the log");

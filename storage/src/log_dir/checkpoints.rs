@@ -67,17 +67,21 @@ impl CheckpointFiles {
     }
 
     /// Makes durable that the log of `partition` starts at `offset`, which is asked for while no other
-    /// checkpoint can be written: an older answer must not replace a newer one.
+    /// checkpoint can be written: an older answer must not replace a newer one. `None` of a log that is
+    /// gone, whose name may be another one's.
     ///
     /// # Errors
     /// As [`checkpoint::replace`].
     pub(crate) fn set_log_start(
         &self,
         partition: &TopicPartition,
-        offset: impl FnOnce() -> Offset,
+        offset: impl FnOnce() -> Option<Offset>,
     ) -> io::Result<()> {
         let mut checkpoints = self.lock();
-        checkpoints.log_starts.set(partition, offset());
+        let Some(offset) = offset() else {
+            return Ok(());
+        };
+        checkpoints.log_starts.set(partition, offset);
         checkpoints.log_starts.write(&self.directory)
     }
 }
@@ -96,6 +100,16 @@ impl Checkpoints {
         self.log_starts.write(directory)?;
         self.recovery_points.write(directory)?;
         self.high_watermarks.write(directory)
+    }
+
+    pub(super) fn forget(&mut self, partition: &TopicPartition) {
+        for file in [
+            &mut self.recovery_points,
+            &mut self.log_starts,
+            &mut self.high_watermarks,
+        ] {
+            file.unwritten |= file.offsets.remove(partition).is_some();
+        }
     }
 
     pub(super) fn keep_only(&mut self, kept: impl Fn(&TopicPartition) -> bool) {

@@ -1,5 +1,6 @@
 //! Opening every log of a data directory at a start.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -87,7 +88,7 @@ impl LogDir {
             .logs
             .sort_by(|a, b| a.log.partition().cmp(b.log.partition()));
         loaded.failed.sort_by(|a, b| a.partition.cmp(&b.partition));
-        let known: Vec<_> = found.into_iter().map(|(partition, _)| partition).collect();
+        let known: BTreeSet<_> = found.into_iter().map(|(partition, _)| partition).collect();
         self.checkpoints
             .lock()
             .keep_only(|partition| known.contains(partition));

@@ -83,7 +83,7 @@ impl TrustedPrefix {
 /// Writes both indexes of a sealed segment anew, from its batches.
 ///
 /// # Errors
-/// `Corrupt` when a batch is unsound; the old indexes stay then.
+/// `Corrupt` when a batch is unsound, `NotFound` when the directory was renamed; the old indexes stay then.
 pub(crate) fn rebuild_indexes(segment: &Segment, log: &File) -> Result<(), SegmentError> {
     let paths = [INDEX, TIME_INDEX].map(|suffix| segment.path(suffix));
     let [index_path, times_path] = paths.clone().map(|path| with_suffix(&path, "tmp"));
@@ -100,6 +100,11 @@ pub(crate) fn rebuild_indexes(segment: &Segment, log: &File) -> Result<(), Segme
     }
     if let Some(largest) = indexing.largest() {
         times.append_if_later(largest)?;
+    }
+    let directory = segment.directory();
+    if paths[0].parent() != Some(&**directory) {
+        // Renamed meanwhile: the name may be another log's.
+        return Err(io::Error::from(io::ErrorKind::NotFound).into());
     }
     index.trim()?;
     times.trim()?;
