@@ -179,8 +179,9 @@ impl Node {
         };
         let (loaded, ()) = tokio::try_join!(loading, known)?;
         let followers_shutdown = CancellationToken::new();
+        let epoch = Arc::new(OnceLock::new());
         let fetchers = FetcherPool::new(
-            config.node_id,
+            (config.node_id, Arc::clone(&epoch)),
             Arc::clone(&config),
             quorum.clone(),
             metrics.fetching.clone(),
@@ -189,7 +190,7 @@ impl Node {
         );
         let lease = Arc::new(ControllerLease::new(config.broker_session_timeout_ms));
         let partitions = Arc::new(PartitionManager::new(
-            config.node_id,
+            (config.node_id, Arc::clone(&epoch)),
             Arc::clone(&config),
             Arc::clone(&log_dir),
             loaded,
@@ -200,14 +201,15 @@ impl Node {
         let broker = Arc::new(Broker {
             node_id: config.node_id,
             quorum: quorum.clone(),
+            voter,
             partitions: Arc::clone(&partitions),
             groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
-            producer_ids: ProducerIds::new(config.node_id, quorum.clone()),
+            producer_ids: ProducerIds::new(config.node_id, Arc::clone(&epoch), quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
             replica_sessions: ReplicaSessions::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             lease,
-            epoch: OnceLock::new(),
+            epoch,
             shutdown: shutdown.clone(),
             followers_shutdown,
             admission: admission(&config, &metrics),
@@ -224,9 +226,7 @@ impl Node {
         let joining = Joining {
             registration: registration(&broker, incarnation_id, endpoints)?,
             broker: Arc::clone(&broker),
-            voter,
             tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
             left: left.clone(),
         };
         let epoch = joining.join().await?;

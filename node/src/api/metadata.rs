@@ -7,6 +7,8 @@
 //!   coordinator creates an internal topic.
 //! - A partition without a leader is LEADER_NOT_AVAILABLE. Replicas on fenced brokers are offline, fenced brokers are left
 //!   out, and so is a broker that has no listener of the name the client came in by.
+//! - While a broker has just been lost the answer waits, a second at most, for what becomes of it: a client that asks
+//!   because its leader died would otherwise be told of the dead one, and not ask again for long.
 //! - A topic named several times is answered once: the response grows with the cluster, not with the request.
 //! - Authorized operations (v8+; of the cluster up to v10): there are no ACLs, so who asks is told that all is allowed.
 
@@ -56,6 +58,7 @@ pub(crate) async fn handle(
     {
         refused = auto_create(&ctx.broker, topics).await;
     }
+    ctx.broker.voter.settled().await;
     let operations =
         request.include_topic_authorized_operations && version >= TOPIC_OPERATIONS_FROM;
     let view = View {

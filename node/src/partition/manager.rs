@@ -6,13 +6,13 @@
 //! Strays are judged by the first image only, which holds at least this life's registration.
 
 use kittiwake_raft::image::Configs;
-use kittiwake_raft::{BrokerId, ClusterImage, Topic, TopicId};
+use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, Topic, TopicId};
 use kittiwake_storage::{
     Checkpoint, CreateError, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset,
 };
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,8 @@ pub trait Fetchers: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct PartitionManager {
     node_id: BrokerId,
+    /// This life's registration, once it has one.
+    epoch: Arc<OnceLock<BrokerEpoch>>,
     config: Arc<BrokerConfig>,
     log_dir: Arc<LogDir>,
     registry: RwLock<Registry>,
@@ -93,6 +95,16 @@ enum Unopened {
     NotCreated(CreateError),
 }
 
+/// What an image says of this life of the node.
+enum Standing {
+    /// It does not know it yet.
+    Awaited,
+    /// What it says of this node's partitions is meant for this process.
+    Registered,
+    /// Another process has its place, or nobody.
+    Gone,
+}
+
 impl LocalTopic {
     fn get(&self, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         let replica = self.replica(index)?;
@@ -136,7 +148,7 @@ impl LocalTopic {
 impl PartitionManager {
     /// A manager over the logs that `log_dir` has loaded; they are led once an image claims them.
     pub fn new(
-        node_id: BrokerId,
+        (node_id, epoch): (BrokerId, Arc<OnceLock<BrokerEpoch>>),
         config: Arc<BrokerConfig>,
         log_dir: Arc<LogDir>,
         loaded: Loaded,
@@ -163,6 +175,7 @@ impl PartitionManager {
         }
         Self {
             node_id,
+            epoch,
             config,
             log_dir,
             registry: RwLock::default(),
@@ -349,6 +362,15 @@ impl PartitionManager {
 
     /// Carries the difference between the image and what is here out. Blocks on the disk.
     pub fn reconcile(&self, image: &ClusterImage) {
+        match self.standing(image) {
+            Standing::Awaited => return,
+            Standing::Gone => {
+                self.resign_all();
+                self.reconciled.send_replace(image.offset);
+                return;
+            }
+            Standing::Registered => {}
+        }
         self.drop_deleted(image);
         let broker_configs =
             [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
@@ -367,6 +389,27 @@ impl PartitionManager {
         self.registry.write().broker_configs = broker_configs;
         self.set_strays_aside();
         self.reconciled.send_replace(image.offset);
+    }
+
+    fn standing(&self, image: &ClusterImage) -> Standing {
+        let Some(epoch) = self.epoch.get() else {
+            return Standing::Awaited;
+        };
+        let registered = image.broker(self.node_id).map(|broker| broker.epoch);
+        // An epoch is the metadata offset of the registration.
+        let reached = u64::try_from(epoch.0).is_ok_and(|registration| image.offset >= registration);
+        match registered {
+            Some(registered) if registered == *epoch => Standing::Registered,
+            _ if reached => Standing::Gone,
+            _ => Standing::Awaited,
+        }
+    }
+
+    fn resign_all(&self) {
+        for partition in self.all() {
+            partition.resign();
+            self.fetchers.stop(&partition);
+        }
     }
 
     /// The high watermarks of all partitions, as they are checkpointed.
