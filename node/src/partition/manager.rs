@@ -313,6 +313,11 @@ impl PartitionManager {
             .count()
     }
 
+    /// For how long this node may lead.
+    pub fn lease(&self) -> &Arc<ControllerLease> {
+        &self.lease
+    }
+
     /// The directory the logs are in.
     pub fn log_dir(&self) -> &Arc<LogDir> {
         &self.log_dir
