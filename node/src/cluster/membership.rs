@@ -138,6 +138,10 @@ fn is_fenced(
     node_id: BrokerId,
     epoch: BrokerEpoch,
 ) -> Result<bool, Expelled> {
+    // An epoch is the metadata offset of the registration, which this image may not have yet.
+    if u64::try_from(epoch.0).is_ok_and(|registration| image.offset < registration) {
+        return Ok(true);
+    }
     match image.broker(node_id) {
         None => Err(Expelled::Unregistered),
         Some(registered) if registered.epoch != epoch => Err(Expelled::Superseded { node_id }),
