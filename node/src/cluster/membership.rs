@@ -220,10 +220,11 @@ pub(crate) async fn leave_when_offline(
 
 #[cfg(test)]
 mod tests {
-    use kittiwake_raft::{Command, IncarnationId, LastStop};
+    use kittiwake_raft::{Applied, Command, IncarnationId, LastStop};
     use tokio::time::timeout;
 
     use super::*;
+    use crate::controller::topics::{TopicSpec, create_topics};
     use crate::node::Node;
 
     const DEADLINE: Duration = Duration::from_secs(20);
@@ -258,8 +259,28 @@ mod tests {
             rack: None,
             last_stop: LastStop::Killed,
         };
-        let command = Command::RegisterBroker(twin);
-        broker.quorum.propose(command).await.unwrap();
+        let spec = TopicSpec {
+            name: "t".to_owned(),
+            ..TopicSpec::default()
+        };
+        let created = create_topics(broker, &[spec], false).await;
+        assert!(created.iter().all(Result::is_ok));
+        assert!(broker.partitions.get("t", 0).is_ok());
+        let outcome = broker.quorum.propose(Command::RegisterBroker(twin)).await;
+        let Some(Ok(Applied::Registered(epoch))) = outcome.unwrap().results.pop() else {
+            panic!("the twin is not registered");
+        };
+        let unfence = Command::UnfenceBroker {
+            broker: broker.node_id,
+            epoch,
+        };
+        let unfenced = broker.quorum.propose(unfence).await.unwrap().offset;
+        assert!(
+            broker.leader("t", 0, "PLAINTEXT").is_some(),
+            "the twin leads"
+        );
+        broker.partitions.wait_reconciled(unfenced).await;
+        assert!(broker.partitions.get("t", 0).is_err());
         let expelled = timeout(DEADLINE, staying).await.unwrap();
         assert!(matches!(expelled, Expelled::Superseded { .. }));
         node.stop_for_tests().await;
