@@ -86,6 +86,12 @@ impl Voter {
         let _ = timeout_at(ends.into(), none).await;
     }
 
+    /// Whether clients are still told where `broker` is, although it is fenced.
+    pub(crate) fn is_lost_lately(&self, broker: BrokerId) -> bool {
+        let state = self.state.lock();
+        state.liveness.is_lost_lately(broker, Instant::now())
+    }
+
     fn step(&self, state: &mut State, event: Event) {
         let actions = state.liveness.step(Instant::now(), event);
         state.actions.extend(actions);

@@ -37,6 +37,11 @@ const CONFIRM_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// no failover that somebody could wait for.
 pub const SUSPICION: Duration = Duration::from_secs(1);
 
+/// How long after its last heartbeat stream broke clients are still told where a broker is, although it is fenced. librdkafka
+/// (2.10 and later) drops a broker that is not listed at once, and with it the new leader of the partitions that it is just
+/// moving elsewhere; it then finds that leader again only at its next refresh.
+pub const FAREWELL: Duration = Duration::from_secs(10);
+
 /// How long a lease lasts, from the time the heartbeat was sent.
 #[must_use]
 pub fn lease_duration(session_timeout: Duration) -> Duration {
@@ -294,6 +299,13 @@ impl Liveness {
     #[must_use]
     pub fn has_suspects(&self, now: Instant) -> bool {
         self.suspicion_ends().is_some_and(|ends| now < ends)
+    }
+
+    /// Whether `broker` was lost less than [`FAREWELL`] before `now`.
+    #[must_use]
+    pub fn is_lost_lately(&self, broker: BrokerId, now: Instant) -> bool {
+        let lost = self.brokers.get(&broker).and_then(|evidence| evidence.lost);
+        lost.is_some_and(|lost| now < lost + FAREWELL)
     }
 
     /// When the next step is due, whatever happens; `None` while this node is not the controller.

@@ -156,6 +156,12 @@ fn a_broker_whose_stream_broke_is_suspected_until_more_is_known() {
     let (liveness, _) = suspected();
     assert_eq!(liveness.suspicion_ends(), Some(begin + SUSPICION));
     assert!(!liveness.has_suspects(begin + SUSPICION));
+    let (mut liveness, broker) = suspected();
+    liveness.step(begin, image(11, &[(broker, true)]));
+    assert!(liveness.is_lost_lately(broker.broker, begin));
+    assert!(!liveness.is_lost_lately(broker.broker, begin + FAREWELL));
+    liveness.step(begin, image(12, &[(broker, false)]));
+    assert!(!liveness.is_lost_lately(broker.broker, begin));
 }
 
 #[test]
