@@ -427,7 +427,7 @@ mod tests {
         let view = view(image);
         for version in 0..=13 {
             let mut response = MetadataResponse::default();
-            response.brokers = view.brokers();
+            response.brokers = view.brokers(|_| false);
             response.topics = vec![view.wanted(Wanted::Name("t".into()), &BTreeMap::new())];
             assert!(
                 response.encoded_len(ApiVersion::new(version)).is_ok(),

@@ -91,7 +91,7 @@ enum LocalPartition {
 
 /// Why a partition has no log.
 enum Unopened {
-    Damaged(Option<FailedLog>, String),
+    Damaged(Option<Box<FailedLog>>, String),
     NotCreated(CreateError),
 }
 
@@ -604,7 +604,7 @@ impl PartitionManager {
                 }
                 Err(Unopened::Damaged(failed, reason)) => {
                     error!(topic = %name, partition = index, reason, "the partition is offline");
-                    LocalPartition::Damaged(failed)
+                    LocalPartition::Damaged(failed.map(|failed| *failed))
                 }
                 Err(Unopened::NotCreated(error)) => {
                     error!(topic = %name, partition = index, %error, "cannot create the log; trying again");
@@ -648,7 +648,7 @@ impl PartitionManager {
             }
             Some(Found::Failed(failed)) => {
                 let reason = failed.reason.clone();
-                Err(Unopened::Damaged(Some(failed), reason))
+                Err(Unopened::Damaged(Some(Box::new(failed)), reason))
             }
             None => {
                 let id = Uuid::from_bytes(*topic.id.as_bytes());
