@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::fetch::SessionCache;
-use crate::cluster::ControllerLease;
+use crate::cluster::{ControllerLease, Voter};
 use crate::config::BrokerConfig;
 use crate::controller::producer_ids::ProducerIds;
 use crate::coordinator::GroupCoordinator;
@@ -44,6 +44,8 @@ pub struct Broker {
     pub node_id: BrokerId,
     /// The metadata of the cluster.
     pub quorum: MetadataQuorum,
+    /// What this node hears of the brokers, as a voter.
+    pub(crate) voter: Arc<Voter>,
     /// The partitions of this node.
     pub partitions: Arc<PartitionManager>,
     /// The groups it coordinates.
@@ -59,7 +61,7 @@ pub struct Broker {
     /// For how long it may accept writes; without a valid one it refuses them.
     pub lease: Arc<ControllerLease>,
     /// This life's registration, once it has one.
-    pub epoch: OnceLock<BrokerEpoch>,
+    pub epoch: Arc<OnceLock<BrokerEpoch>>,
     /// Set when the node stops serving clients.
     pub shutdown: CancellationToken,
     /// Set when the followers here are to stop: later in a stop than `shutdown`, when this node has left every ISR.

@@ -14,6 +14,7 @@ use crate::api::KafkaService;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::config::address::{GRPC_LISTENER, HostPort, REPLICATION_LISTENER};
+use crate::wire::admission::Admission;
 use crate::wire::listener::Listener;
 use crate::wire::sendfile::{Sender, WireCounters};
 
@@ -99,7 +100,6 @@ impl Sockets {
 
 /// Serves Kafka's protocol on sockets; all of them share threads for cold reads, and counters.
 pub(crate) struct KafkaListeners {
-    broker: Arc<Broker>,
     service: Arc<KafkaService>,
     sender: Sender,
     connections: TaskTracker,
@@ -132,21 +132,25 @@ impl KafkaListeners {
         .context("cannot open /dev/null")?;
         Ok(Self {
             service: Arc::new(KafkaService::new(Arc::clone(broker))),
-            broker: Arc::clone(broker),
             sender,
             connections: connections.clone(),
             tasks: tasks.clone(),
         })
     }
 
-    /// Serves `socket` until `shutdown`.
-    pub(crate) fn serve(&self, socket: Socket, shutdown: CancellationToken) {
+    /// Serves `socket` until `shutdown`, to whom `admission` lets in.
+    pub(crate) fn serve(
+        &self,
+        socket: Socket,
+        admission: Arc<Admission>,
+        shutdown: CancellationToken,
+    ) {
         let listener = Listener {
             socket: socket.socket,
             name: socket.name,
             service: Arc::clone(&self.service),
             sender: self.sender.clone(),
-            admission: Arc::clone(&self.broker.admission),
+            admission,
         };
         self.tasks
             .spawn(listener.run(self.connections.clone(), shutdown));

@@ -48,6 +48,12 @@ use crate::wire::admission::{Admission, Limits};
 /// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
 const CONTROLLER_WAIT: Duration = Duration::from_secs(10);
 
+/// Connections that followers may have here together: each node has one, two while it replaces a lost one.
+const FOLLOWER_CONNECTIONS_MAX: usize = 1_000;
+
+/// Of these from one address, which several nodes may share.
+const FOLLOWER_CONNECTIONS_PER_ADDRESS_MAX: usize = 100;
+
 /// How long gRPC connections may take to end once the quorum has closed.
 const GRPC_GOODBYE: Duration = Duration::from_millis(500);
 
@@ -179,8 +185,9 @@ impl Node {
         };
         let (loaded, ()) = tokio::try_join!(loading, known)?;
         let followers_shutdown = CancellationToken::new();
+        let epoch = Arc::new(OnceLock::new());
         let fetchers = FetcherPool::new(
-            config.node_id,
+            (config.node_id, Arc::clone(&epoch)),
             Arc::clone(&config),
             quorum.clone(),
             metrics.fetching.clone(),
@@ -189,7 +196,7 @@ impl Node {
         );
         let lease = Arc::new(ControllerLease::new(config.broker_session_timeout_ms));
         let partitions = Arc::new(PartitionManager::new(
-            config.node_id,
+            (config.node_id, Arc::clone(&epoch)),
             Arc::clone(&config),
             Arc::clone(&log_dir),
             loaded,
@@ -200,14 +207,15 @@ impl Node {
         let broker = Arc::new(Broker {
             node_id: config.node_id,
             quorum: quorum.clone(),
+            voter,
             partitions: Arc::clone(&partitions),
             groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
-            producer_ids: ProducerIds::new(config.node_id, quorum.clone()),
+            producer_ids: ProducerIds::new(config.node_id, Arc::clone(&epoch), quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
             replica_sessions: ReplicaSessions::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             lease,
-            epoch: OnceLock::new(),
+            epoch,
             shutdown: shutdown.clone(),
             followers_shutdown,
             admission: admission(&config, &metrics),
@@ -220,13 +228,12 @@ impl Node {
         ));
         let listeners = KafkaListeners::new(&broker, &connections, &tasks)?;
         // Before this node can lead anything: its followers come at once.
-        listeners.serve(sockets.replication, shutdown.clone());
+        let replication = replication_admission(&config, &broker.metrics);
+        listeners.serve(sockets.replication, replication, shutdown.clone());
         let joining = Joining {
             registration: registration(&broker, incarnation_id, endpoints)?,
             broker: Arc::clone(&broker),
-            voter,
             tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
             left: left.clone(),
         };
         let epoch = joining.join().await?;
@@ -252,7 +259,7 @@ impl Node {
         tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
         tasks.spawn(upkeep::run(Arc::clone(&broker), shutdown.clone()));
         for socket in sockets.kafka {
-            listeners.serve(socket, shutdown.clone());
+            listeners.serve(socket, Arc::clone(&broker.admission), shutdown.clone());
         }
         admin.open(admin::server(Arc::clone(&broker))).await;
         monitor.serving(Arc::clone(&broker));
@@ -279,7 +286,15 @@ impl Node {
         // What is left of the time is for flushing: the process ends as it is at the deadline.
         let answering = self.broker.config.kittiwake_shutdown_timeout_ms / 2;
         let deadline = Instant::now() + answering;
+        // Writes that others acknowledge wait for every in-sync replica: while this node is one, its followers and the
+        // task that tells them of new leaders run, until `followers_shutdown`. Where it leads nothing any more, writes in
+        // flight here are answered already (NOT_LEADER_OR_FOLLOWER), nobody needs this replica, and it leaves the ISRs
+        // before it waits for the slowest client. Where it still leads it answers first: fenced, it could not.
         let handed_over = leave::hand_over(&self.broker, self.epoch).await;
+        let leads = leave::leads_something(&self.broker);
+        if handed_over && !leads {
+            leave::fence_oneself(&self.broker, self.epoch).await;
+        }
         self.shutdown.cancel();
         self.connections.close();
         if timeout_at(deadline, self.connections.wait()).await.is_err() {
@@ -288,7 +303,7 @@ impl Node {
                 "connections are still open after {answering:?}; they end with the process"
             );
         }
-        if handed_over {
+        if handed_over && leads {
             leave::fence_oneself(&self.broker, self.epoch).await;
         }
         self.broker.followers_shutdown.cancel();
@@ -440,14 +455,31 @@ fn registration(
 }
 
 fn admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
+    admission_under(client_limits(config), metrics)
+}
+
+/// Followers have connections and request memory of their own: clients at their limits must not keep them out.
+fn replication_admission(config: &BrokerConfig, metrics: &Metrics) -> Arc<Admission> {
     let limits = Limits {
+        connections_max: FOLLOWER_CONNECTIONS_MAX,
+        connections_per_address_max: FOLLOWER_CONNECTIONS_PER_ADDRESS_MAX,
+        ..client_limits(config)
+    };
+    admission_under(limits, metrics)
+}
+
+fn client_limits(config: &BrokerConfig) -> Limits {
+    Limits {
         frame_bytes_max: config.socket_request_max_bytes,
         request_memory_bytes: config.queued_max_request_bytes,
         connections_max: config.max_connections,
         connections_per_address_max: config.max_connections_per_ip,
         idle_max: config.connections_max_idle_ms,
         progress_max: config.request_progress_timeout_ms,
-    };
+    }
+}
+
+fn admission_under(limits: Limits, metrics: &Metrics) -> Arc<Admission> {
     Admission::new(
         limits,
         metrics.connections_accepted.clone(),

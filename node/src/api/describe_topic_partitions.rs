@@ -28,6 +28,7 @@ pub(crate) async fn handle(
     request: DescribeTopicPartitionsRequest,
     _version: i16,
 ) -> DescribeTopicPartitionsResponse {
+    ctx.broker.voter.settled().await;
     let image = ctx.broker.quorum.image();
     let view = View {
         image: Arc::clone(&image),

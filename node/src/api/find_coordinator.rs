@@ -70,6 +70,7 @@ async fn find(ctx: &RequestContext, key_type: i8, key: &str) -> Found {
                 "the offsets topic does not exist yet",
             )
         })?;
+    broker.voter.settled().await;
     let image = broker.quorum.image();
     let partitions = image
         .topic_by_name(OFFSETS_TOPIC)

@@ -6,7 +6,9 @@
 //!   request (from v4) and `auto.create.topics.enable` allow to create it. "All topics" creates nothing; nobody but its
 //!   coordinator creates an internal topic.
 //! - A partition without a leader is LEADER_NOT_AVAILABLE. Replicas on fenced brokers are offline, fenced brokers are left
-//!   out, and so is a broker that has no listener of the name the client came in by.
+//!   out, except for some seconds after they were lost (see `FAREWELL`), and so is a broker that has no listener of the name the client came in by.
+//! - While a broker has just been lost the answer waits, a second at most, for what becomes of it: a client that asks
+//!   because its leader died would otherwise be told of the dead one, and not ask again for long.
 //! - A topic named several times is answered once: the response grows with the cluster, not with the request.
 //! - Authorized operations (v8+; of the cluster up to v10): there are no ACLs, so who asks is told that all is allowed.
 
@@ -56,6 +58,7 @@ pub(crate) async fn handle(
     {
         refused = auto_create(&ctx.broker, topics).await;
     }
+    ctx.broker.voter.settled().await;
     let operations =
         request.include_topic_authorized_operations && version >= TOPIC_OPERATIONS_FROM;
     let view = View {
@@ -65,7 +68,7 @@ pub(crate) async fn handle(
     };
 
     let mut response = MetadataResponse::default();
-    response.brokers = view.brokers();
+    response.brokers = view.brokers(|broker| ctx.broker.voter.is_lost_lately(broker));
     response.cluster_id = Some(StrBytes::from(&*view.image.cluster_id));
     response.controller_id = ctx
         .broker
@@ -173,11 +176,12 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    fn brokers(&self) -> Vec<MetadataResponseBroker> {
+    /// Those that are not fenced, or that were `lost_lately`.
+    fn brokers(&self, lost_lately: impl Fn(BrokerId) -> bool) -> Vec<MetadataResponseBroker> {
         self.image
             .brokers
             .values()
-            .filter(|broker| !broker.fenced)
+            .filter(|broker| !broker.fenced || lost_lately(broker.id))
             .filter_map(|broker| {
                 let endpoint = broker.endpoint(self.listener)?;
                 let mut answer = MetadataResponseBroker::default();
@@ -376,7 +380,7 @@ mod tests {
         );
         let view = view(image);
         assert_eq!(
-            view.brokers()
+            view.brokers(|_| false)
                 .iter()
                 .map(|broker| broker.node_id)
                 .collect::<Vec<_>>(),
@@ -407,7 +411,7 @@ mod tests {
             listener: "OTHER",
             operations: false,
         };
-        assert!(view.brokers().is_empty());
+        assert!(view.brokers(|_| true).is_empty());
         assert_eq!(
             view.wanted(Wanted::Name("t".into()), &BTreeMap::new())
                 .partitions[0]
@@ -423,7 +427,7 @@ mod tests {
         let view = view(image);
         for version in 0..=13 {
             let mut response = MetadataResponse::default();
-            response.brokers = view.brokers();
+            response.brokers = view.brokers(|_| false);
             response.topics = vec![view.wanted(Wanted::Name("t".into()), &BTreeMap::new())];
             assert!(
                 response.encoded_len(ApiVersion::new(version)).is_ok(),

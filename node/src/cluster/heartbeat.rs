@@ -89,6 +89,9 @@ impl Heartbeats {
         loop {
             let ended = self.stream(voter, address, &mut connected).await;
             let Err(error) = ended;
+            if matches!(error, StreamError::Stopped) {
+                return;
+            }
             if std::mem::take(&mut connected) {
                 info!(%voter, %address, %error, "lost a voter; reconnecting");
             } else {
@@ -111,7 +114,8 @@ impl Heartbeats {
             self.answered.inc();
             tokio::select! {
                 () = sleep_until((sent + self.pause()).into()) => {}
-                _ = controllers.changed() => {}
+                // The quorum has stopped, and this node with it.
+                changed = controllers.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -150,7 +154,9 @@ impl Heartbeats {
             self.answered.inc();
             tokio::select! {
                 () = sleep_until((sent + self.pause()).into()) => {}
-                _ = controllers.changed() => {}
+                changed = controllers.changed() => {
+                    changed.map_err(|_| StreamError::Stopped)?;
+                }
                 // Nothing is due: it is the end of the stream, which must not go unnoticed until then.
                 ended = answers.message() => {
                     ended?;
@@ -207,6 +213,8 @@ enum StreamError {
     Silent,
     #[error("the voter closed the stream")]
     Closed,
+    #[error("the metadata quorum of this node has stopped")]
+    Stopped,
     #[error("{0}")]
     Status(#[from] Status),
 }

@@ -50,6 +50,15 @@ pub(crate) fn has_live_others(broker: &Broker) -> bool {
     brokers.any(|other| other.id != broker.node_id && !other.fenced)
 }
 
+/// Whether this node leads a partition, as far as it knows: for want of another replica in sync, it may keep some.
+pub(crate) fn leads_something(broker: &Broker) -> bool {
+    let image = broker.image();
+    image
+        .topics()
+        .flat_map(|topic| &topic.partitions)
+        .any(|partition| partition.leader == Some(broker.node_id))
+}
+
 /// Leaves every ISR, in one entry, while the followers here still fetch: no leader has to wait for one that is gone.
 pub(crate) async fn fence_oneself(broker: &Broker, epoch: BrokerEpoch) {
     let fence = Command::FenceBroker {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kittiwake_raft::{BrokerEpoch, RegisterBroker};
+use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, RegisterBroker};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::leave::{fence_oneself, has_live_others};
-use super::{Heartbeats, Life, Voter};
+use super::{Heartbeats, Life};
 use crate::broker::Broker;
 use crate::controller::registration::{self, RegistrationError};
 
@@ -22,11 +22,9 @@ const OFFLINE_CHECK: Duration = Duration::from_millis(500);
 /// What a node brings when it joins.
 pub(crate) struct Joining {
     pub(crate) broker: Arc<Broker>,
-    pub(crate) voter: Arc<Voter>,
     pub(crate) registration: RegisterBroker,
     /// For what runs until the node stops serving.
     pub(crate) tasks: TaskTracker,
-    pub(crate) shutdown: CancellationToken,
     /// The heartbeats go on until the node has left the cluster.
     pub(crate) left: CancellationToken,
 }
@@ -40,10 +38,8 @@ impl Joining {
     pub(crate) async fn join(self) -> Result<BrokerEpoch> {
         let Self {
             broker,
-            voter,
             registration,
             tasks,
-            shutdown,
             left,
         } = self;
         let (quorum, config) = (&broker.quorum, &broker.config);
@@ -68,7 +64,7 @@ impl Joining {
                 epoch,
             },
             quorum: quorum.clone(),
-            voter,
+            voter: Arc::clone(&broker.voter),
             lease: Arc::clone(&broker.lease),
             interval: config.broker_heartbeat_interval_ms,
             session_timeout: config.broker_session_timeout_ms,
@@ -78,18 +74,20 @@ impl Joining {
         registration::propose_min_insync_replicas(quorum, config)
             .await
             .context("cannot set the cluster's min.insync.replicas")?;
-        tasks.spawn(Arc::clone(&broker.partitions).run(quorum.watch(), shutdown));
-        let leading_from = unfence(&broker, epoch)
-            .await
-            .context("cannot be unfenced")?;
-        broker.partitions.wait_reconciled(leading_from).await;
+        // As long as this node follows: those it is in sync with wait for it.
+        let following = broker.followers_shutdown.clone();
+        tasks.spawn(Arc::clone(&broker.partitions).run(quorum.watch(), following));
+        tokio::select! {
+            unfenced = unfence(&broker, epoch) => unfenced.context("cannot be unfenced")?,
+            expelled = expelled(&broker, epoch) => return Err(expelled.into()),
+        }
         Ok(epoch)
     }
 }
 
-/// Is unfenced once the partitions here are as the image says, and there is a lease to lead them by; the metadata offset
-/// from which on it leads. Never with a data directory that is offline.
-async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<u64, RegistrationError> {
+/// Is unfenced once the partitions here are as the image says, and there is a lease to lead them by; leads when it
+/// returns. Never with a data directory that is offline.
+async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<(), RegistrationError> {
     if broker.partitions.log_dir().is_offline() {
         std::future::pending::<()>().await;
     }
@@ -98,7 +96,9 @@ async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<u64, Registratio
         .wait_reconciled(broker.image().offset)
         .await;
     broker.lease.wait_valid().await;
-    registration::unfence(&broker.quorum, broker.node_id, epoch).await
+    let leading_from = registration::unfence(&broker.quorum, broker.node_id, epoch).await?;
+    broker.partitions.wait_reconciled(leading_from).await;
+    Ok(())
 }
 
 /// Why this process must not go on.
@@ -111,11 +111,42 @@ pub(crate) enum Expelled {
     )]
     Superseded {
         /// The id.
-        node_id: kittiwake_raft::BrokerId,
+        node_id: BrokerId,
     },
     /// An operator has removed the node.
     #[error("this node was removed from the cluster")]
     Unregistered,
+}
+
+/// Waits until the cluster has expelled this life of the node.
+async fn expelled(broker: &Broker, epoch: BrokerEpoch) -> Expelled {
+    let mut images = broker.quorum.watch();
+    loop {
+        if let Err(expelled) = is_fenced(&images.borrow_and_update(), broker.node_id, epoch) {
+            return expelled;
+        }
+        // The sender lives as long as the quorum, whose end is noticed elsewhere.
+        if images.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Whether this life of the node is fenced, while it is registered.
+fn is_fenced(
+    image: &ClusterImage,
+    node_id: BrokerId,
+    epoch: BrokerEpoch,
+) -> Result<bool, Expelled> {
+    // An epoch is the metadata offset of the registration, which this image may not have yet.
+    if u64::try_from(epoch.0).is_ok_and(|registration| image.offset < registration) {
+        return Ok(true);
+    }
+    match image.broker(node_id) {
+        None => Err(Expelled::Unregistered),
+        Some(registered) if registered.epoch != epoch => Err(Expelled::Superseded { node_id }),
+        Some(registered) => Ok(registered.fenced),
+    }
 }
 
 /// Follows what the cluster thinks of this node, and is unfenced again whenever it was taken for dead and is not.
@@ -123,25 +154,19 @@ pub(crate) enum Expelled {
 pub(crate) async fn stay(broker: &Broker, epoch: BrokerEpoch) -> Expelled {
     let mut images = broker.quorum.watch();
     loop {
-        let fenced = {
-            let image = images.borrow_and_update();
-            match image.broker(broker.node_id) {
-                None => return Expelled::Unregistered,
-                Some(registered) if registered.epoch != epoch => {
-                    return Expelled::Superseded {
-                        node_id: broker.node_id,
-                    };
-                }
-                Some(registered) => registered.fenced,
-            }
+        let fenced = match is_fenced(&images.borrow_and_update(), broker.node_id, epoch) {
+            Ok(fenced) => fenced,
+            Err(expelled) => return expelled,
         };
         if fenced {
             warn!("this node was fenced; it comes back when it is in step with the cluster");
-            match unfence(broker, epoch).await {
-                Ok(offset) => {
-                    broker.partitions.wait_reconciled(offset).await;
-                    info!("unfenced again");
-                }
+            // Without a lease, or with its directory offline, it may wait for ever.
+            let unfenced = tokio::select! {
+                unfenced = unfence(broker, epoch) => unfenced,
+                expelled = expelled(broker, epoch) => return expelled,
+            };
+            match unfenced {
+                Ok(()) => info!("unfenced again"),
                 // What it was refused for is in the image, or will be.
                 Err(error) => warn!(%error, "not unfenced"),
             }
@@ -195,10 +220,11 @@ pub(crate) async fn leave_when_offline(
 
 #[cfg(test)]
 mod tests {
-    use kittiwake_raft::{Command, IncarnationId, LastStop};
+    use kittiwake_raft::{Applied, Command, IncarnationId, LastStop};
     use tokio::time::timeout;
 
     use super::*;
+    use crate::controller::topics::{TopicSpec, create_topics};
     use crate::node::Node;
 
     const DEADLINE: Duration = Duration::from_secs(20);
@@ -233,8 +259,28 @@ mod tests {
             rack: None,
             last_stop: LastStop::Killed,
         };
-        let command = Command::RegisterBroker(twin);
-        broker.quorum.propose(command).await.unwrap();
+        let spec = TopicSpec {
+            name: "t".to_owned(),
+            ..TopicSpec::default()
+        };
+        let created = create_topics(broker, &[spec], false).await;
+        assert!(created.iter().all(Result::is_ok));
+        assert!(broker.partitions.get("t", 0).is_ok());
+        let outcome = broker.quorum.propose(Command::RegisterBroker(twin)).await;
+        let Some(Ok(Applied::Registered(epoch))) = outcome.unwrap().results.pop() else {
+            panic!("the twin is not registered");
+        };
+        let unfence = Command::UnfenceBroker {
+            broker: broker.node_id,
+            epoch,
+        };
+        let unfenced = broker.quorum.propose(unfence).await.unwrap().offset;
+        assert!(
+            broker.leader("t", 0, "PLAINTEXT").is_some(),
+            "the twin leads"
+        );
+        broker.partitions.wait_reconciled(unfenced).await;
+        assert!(broker.partitions.get("t", 0).is_err());
         let expelled = timeout(DEADLINE, staying).await.unwrap();
         assert!(matches!(expelled, Expelled::Superseded { .. }));
         node.stop_for_tests().await;

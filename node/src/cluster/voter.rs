@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use kittiwake_raft::{BrokerId, MetadataQuorum};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout_at;
 
 use crate::config::BrokerConfig;
 use crate::controller::liveness::{Action, Event, FRESH, Liveness, Registration};
@@ -15,6 +16,8 @@ pub(crate) struct Voter {
     pub(crate) quorum: MetadataQuorum,
     state: Mutex<State>,
     changed: Notify,
+    /// [`Liveness::suspicion_ends`], for those who answer clients.
+    suspicion_ends: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -33,6 +36,7 @@ impl Voter {
                 actions: Vec::new(),
             }),
             changed: Notify::new(),
+            suspicion_ends: watch::Sender::new(None),
         }
     }
 
@@ -42,7 +46,7 @@ impl Voter {
 
     /// Adds to the evidence.
     pub(crate) fn note(&self, event: Event) {
-        self.state.lock().step(event);
+        self.step(&mut self.state.lock(), event);
         self.changed.notify_one();
     }
 
@@ -51,7 +55,7 @@ impl Voter {
     pub(crate) fn heard(&self, from: Registration, metadata_offset: u64) -> bool {
         let granted = {
             let mut state = self.state.lock();
-            state.step(Event::Heartbeat(from));
+            self.step(&mut state, Event::Heartbeat(from));
             state.liveness.grants(from, metadata_offset)
         };
         granted && self.quorum.controller_is_fresh(FRESH)
@@ -68,11 +72,31 @@ impl Voter {
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
-}
 
-impl State {
-    fn step(&mut self, event: Event) {
-        let actions = self.liveness.step(Instant::now(), event);
-        self.actions.extend(actions);
+    /// Waits while a broker is suspected: who is told of the leaders now is likely told of one that is dead, and clients
+    /// look again only at their refresh interval. Returns at once while all is well, and after
+    /// [`SUSPICION`](crate::controller::liveness::SUSPICION) at the latest.
+    pub(crate) async fn settled(&self) {
+        let Some(ends) = *self.suspicion_ends.borrow() else {
+            return;
+        };
+        let mut suspicions = self.suspicion_ends.subscribe();
+        let none = suspicions.wait_for(Option::is_none);
+        // Over in time or not, what is known then is the answer.
+        let _ = timeout_at(ends.into(), none).await;
+    }
+
+    /// Whether clients are still told where `broker` is, although it is fenced.
+    pub(crate) fn is_lost_lately(&self, broker: BrokerId) -> bool {
+        let state = self.state.lock();
+        state.liveness.is_lost_lately(broker, Instant::now())
+    }
+
+    fn step(&self, state: &mut State, event: Event) {
+        let actions = state.liveness.step(Instant::now(), event);
+        state.actions.extend(actions);
+        let ends = state.liveness.suspicion_ends();
+        self.suspicion_ends
+            .send_if_modified(|published| std::mem::replace(published, ends) != ends);
     }
 }

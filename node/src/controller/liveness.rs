@@ -32,6 +32,16 @@ const CONFIRM_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// It is not doubled beyond this.
 const CONFIRM_PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// How long a broker is suspected after its last heartbeat stream broke, at most. A dead process is found dead and fenced
+/// within milliseconds, and within half a second if a controller has to be elected first; what takes longer than this is
+/// no failover that somebody could wait for.
+pub const SUSPICION: Duration = Duration::from_secs(1);
+
+/// How long after its last heartbeat stream broke clients are still told where a broker is, although it is fenced. librdkafka
+/// (2.10 and later) drops a broker that is not listed at once, and with it the new leader of the partitions that it is just
+/// moving elsewhere; it then finds that leader again only at its next refresh.
+pub const FAREWELL: Duration = Duration::from_secs(10);
+
 /// How long a lease lasts, from the time the heartbeat was sent.
 #[must_use]
 pub fn lease_duration(session_timeout: Duration) -> Duration {
@@ -144,6 +154,8 @@ struct Evidence {
     since: Instant,
     /// Heartbeat streams that are open.
     streams: u32,
+    /// When the last of them broke, if nothing was learnt of the process since.
+    lost: Option<Instant>,
     /// An answer to [`Action::Confirm`] is outstanding.
     asked: bool,
     /// When it may be asked for (again).
@@ -162,6 +174,7 @@ impl Evidence {
             heard: None,
             since: now,
             streams: 0,
+            lost: None,
             asked: false,
             ask_at: now,
             ask_pause: CONFIRM_PAUSE_MIN,
@@ -212,10 +225,12 @@ impl Liveness {
             }),
             Event::StreamOpened(by) => self.of(by, |evidence| {
                 evidence.streams = evidence.streams.saturating_add(1);
+                evidence.lost = None;
             }),
             Event::StreamClosed(by) => self.of(by, |evidence| {
                 evidence.streams = evidence.streams.saturating_sub(1);
                 if evidence.streams == 0 {
+                    evidence.lost = Some(now);
                     evidence.ask_soon(now);
                 }
             }),
@@ -225,6 +240,9 @@ impl Liveness {
                 evidence.ask_pause = (evidence.ask_pause * 2).min(CONFIRM_PAUSE_MAX);
                 // It came back while it was asked for: that is the newer news.
                 evidence.dead = verdict == Verdict::Dead && evidence.streams == 0;
+                if verdict == Verdict::Alive {
+                    evidence.lost = None;
+                }
             }),
             Event::Image { offset, brokers } => self.follow(now, offset, &brokers),
             Event::BecameController { log_end } => {
@@ -261,6 +279,33 @@ impl Liveness {
                     // It gave its leaderships up when it read that it was fenced; not before.
                     && evidence.fenced.is_none_or(|fenced| metadata_offset >= fenced)
             })
+    }
+
+    /// Until when an unfenced broker is *suspected*, unless more is learnt before: its last heartbeat stream to this voter
+    /// broke less than [`SUSPICION`] ago, and its process has not been found alive since. What the image says it leads
+    /// is about to change; `None` where nobody is suspected. A voter that is not the controller asks nobody, so there
+    /// only a new stream, the fence or the time ends it.
+    #[must_use]
+    pub fn suspicion_ends(&self) -> Option<Instant> {
+        let unfenced = self
+            .brokers
+            .values()
+            .filter(|evidence| evidence.fenced.is_none());
+        let lost = unfenced.filter_map(|evidence| evidence.lost).max()?;
+        Some(lost + SUSPICION)
+    }
+
+    /// Whether somebody is suspected at `now`.
+    #[must_use]
+    pub fn has_suspects(&self, now: Instant) -> bool {
+        self.suspicion_ends().is_some_and(|ends| now < ends)
+    }
+
+    /// Whether `broker` was lost less than [`FAREWELL`] before `now`.
+    #[must_use]
+    pub fn is_lost_lately(&self, broker: BrokerId, now: Instant) -> bool {
+        let lost = self.brokers.get(&broker).and_then(|evidence| evidence.lost);
+        lost.is_some_and(|lost| now < lost + FAREWELL)
     }
 
     /// When the next step is due, whatever happens; `None` while this node is not the controller.
@@ -330,6 +375,7 @@ impl Liveness {
             evidence.dead = false;
             if !known.fenced {
                 evidence.since = now;
+                evidence.lost = None;
                 evidence.ask_soon(now);
             }
         }

@@ -4,8 +4,9 @@
 //! included; what is left of a block when the process ends is lost.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-use kittiwake_raft::{Applied, BrokerId, Command, MetadataQuorum};
+use kittiwake_raft::{Applied, BrokerEpoch, BrokerId, Command, MetadataQuorum};
 use tokio::sync::Mutex;
 
 use super::Refusal;
@@ -18,16 +19,23 @@ const BLOCK: i32 = 1_000;
 #[derive(Debug)]
 pub struct ProducerIds {
     broker: BrokerId,
+    /// This life's registration, once it has one.
+    epoch: Arc<OnceLock<BrokerEpoch>>,
     quorum: MetadataQuorum,
     /// What is left of the block. Held while the next one is asked for: who comes meanwhile waits for the same.
     left: Mutex<Range<i64>>,
 }
 
 impl ProducerIds {
-    /// Ids for producers that ask `broker`.
-    pub fn new(broker: BrokerId, quorum: MetadataQuorum) -> Self {
+    /// Ids for producers that ask `broker`, in the life with this `epoch`.
+    pub fn new(
+        broker: BrokerId,
+        epoch: Arc<OnceLock<BrokerEpoch>>,
+        quorum: MetadataQuorum,
+    ) -> Self {
         Self {
             broker,
+            epoch,
             quorum,
             left: Mutex::new(0..0),
         }
@@ -47,13 +55,13 @@ impl ProducerIds {
     }
 
     async fn allocate(&self) -> Result<Range<i64>, Refusal> {
-        let image = self.quorum.image();
-        let registered = image
-            .broker(self.broker)
+        let epoch = self
+            .epoch
+            .get()
             .ok_or_else(|| unavailable("this broker is not registered"))?;
         let command = Command::AllocateProducerIds {
             broker: self.broker,
-            epoch: registered.epoch,
+            epoch: *epoch,
             count: BLOCK,
         };
         let outcome = self

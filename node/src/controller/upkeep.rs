@@ -123,7 +123,9 @@ async fn reign(broker: &Broker) {
         });
         drop(image);
         if !changes.is_empty() && !propose(broker, changes).await {
+            // The image has not changed, so what it calls for has not either.
             sleep(PAUSE_AFTER_REFUSAL).await;
+            continue;
         }
         sleep(PAUSE).await;
         let next_look = async {

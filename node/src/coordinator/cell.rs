@@ -99,7 +99,12 @@ impl Cell {
         self.partition.start() >= self.partition.end()
     }
 
-    /// Reads the log and goes to work; blocks on the disk.
+    /// Whether the log is still to be read.
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(*self.state.lock(), State::Loading { .. })
+    }
+
+    /// Reads the log and goes to work; blocks on the disk. After an I/O error it may be tried again.
     pub(crate) fn load(&self, mut shard: Shard, now: Now) -> Result<(), LoadError> {
         let loaded = loader::load(&*self.partition, now, &mut shard);
         let mut state = self.state.lock();
@@ -107,9 +112,17 @@ impl Cell {
             return loaded;
         };
         let deleted_topics = std::mem::take(deleted_topics);
-        if let Err(error) = loaded {
-            *state = State::Failed;
-            return Err(error);
+        match loaded {
+            Ok(()) => {}
+            // For want of descriptors, say: that passes.
+            Err(LoadError::Io(error)) => {
+                *state = State::Loading { deleted_topics };
+                return Err(error.into());
+            }
+            Err(error) => {
+                *state = State::Failed;
+                return Err(error);
+            }
         }
         *state = State::Active(Active {
             shard,

@@ -7,6 +7,7 @@ use kittiwake_storage::{AppendError, BatchError, BatchOrigin, LeaderEpoch, Offse
 
 use super::error::GroupError;
 use super::offsets_partition::{Committed, OffsetsPartition};
+use crate::cluster::ControllerLease;
 use crate::partition::{Acks, AppendRefused, Partition};
 
 /// Bytes of one read while loading.
@@ -16,11 +17,20 @@ const LOAD_BYTES: u32 = 1024 * 1024;
 pub(crate) struct LedPartition {
     partition: Arc<Partition>,
     epoch: LeaderEpoch,
+    lease: Arc<ControllerLease>,
 }
 
 impl LedPartition {
-    pub(crate) fn new(partition: Arc<Partition>, epoch: LeaderEpoch) -> Self {
-        Self { partition, epoch }
+    pub(crate) fn new(
+        partition: Arc<Partition>,
+        epoch: LeaderEpoch,
+        lease: Arc<ControllerLease>,
+    ) -> Self {
+        Self {
+            partition,
+            epoch,
+            lease,
+        }
     }
 }
 
@@ -31,6 +41,10 @@ impl OffsetsPartition for LedPartition {
 
     fn epoch(&self) -> LeaderEpoch {
         self.epoch
+    }
+
+    fn is_leased(&self) -> bool {
+        self.lease.is_valid()
     }
 
     fn start(&self) -> Offset {

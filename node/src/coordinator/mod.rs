@@ -49,6 +49,7 @@ use crate::partition::PartitionManager;
 use cell::{Cell, Work};
 use group::{Answer, Event, Now, ReplyId};
 use led_partition::LedPartition;
+use loader::LoadError;
 use offsets_partition::OffsetsPartition;
 use shard::Shard;
 
@@ -63,6 +64,9 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// Partitions that are read at the same time when this node takes many over.
 const LOADS_MAX: usize = 4;
+
+/// Pause before a partition that could not be read is tried again.
+const LOAD_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a client that creates `__consumer_offsets` waits for its coordinator to be ready.
 const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -110,6 +114,9 @@ impl GroupCoordinator {
         let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
         let mut groups = Vec::new();
         for cell in cells {
+            if !cell.partition().is_leased() {
+                continue;
+            }
             let listed = cell.work(self.now(), |work| {
                 groups.extend(
                     work.shard
@@ -253,6 +260,7 @@ impl GroupCoordinator {
         self.cells
             .read()
             .get(&index)
+            .filter(|cell| cell.partition().is_leased())
             .cloned()
             .ok_or(GroupError::NotCoordinator)
     }
@@ -405,23 +413,30 @@ impl GroupCoordinator {
     }
 
     fn start_load(self: &Arc<Self>, cell: Arc<Cell>) {
-        if cell.is_empty() {
-            // Nothing to read: most partitions of a small cluster.
-            return self.load(&cell);
+        // Nothing to read: most partitions of a small cluster.
+        if cell.is_empty() && self.load(&cell) == Load::Over {
+            return;
         }
         let this = Arc::clone(self);
         let loads = Arc::clone(&self.loads);
         tokio::spawn(async move {
-            // The semaphore is never closed, so this waits for a turn and no more.
-            let _turn = loads.acquire_owned().await;
-            let loading = tokio::task::spawn_blocking(move || this.load(&cell));
-            if let Err(error) = loading.await {
-                tracing::error!(%error, "loading groups has died");
+            loop {
+                // The semaphore is never closed, so this waits for a turn and no more.
+                let turn = Arc::clone(&loads).acquire_owned().await;
+                let (this, cell) = (Arc::clone(&this), Arc::clone(&cell));
+                let loading = tokio::task::spawn_blocking(move || this.load(&cell));
+                match loading.await {
+                    Ok(Load::Over) => return,
+                    Ok(Load::Again) => {}
+                    Err(error) => return tracing::error!(%error, "loading groups has died"),
+                }
+                drop(turn);
+                tokio::time::sleep(LOAD_RETRY).await;
             }
         });
     }
 
-    fn load(&self, cell: &Cell) {
+    fn load(&self, cell: &Cell) -> Load {
         let began = Instant::now();
         let partition = cell.partition();
         let records = partition.end() - partition.start();
@@ -436,6 +451,10 @@ impl GroupCoordinator {
                 );
             }
             Ok(()) => {}
+            Err(error @ LoadError::Io(_)) if cell.is_loading() => {
+                tracing::warn!(partition = partition.index(), %error, "the groups of this partition are not loaded yet; trying again");
+                return Load::Again;
+            }
             Err(error) => tracing::error!(
                 partition = partition.index(),
                 %error,
@@ -443,7 +462,17 @@ impl GroupCoordinator {
             ),
         }
         self.watch_timers(cell);
+        Load::Over
     }
+}
+
+/// How an attempt to load a partition ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Load {
+    /// It is served, or not to be served in this leadership.
+    Over,
+    /// The disk could not be read, which may pass.
+    Again,
 }
 
 impl fmt::Debug for GroupCoordinator {
@@ -462,7 +491,8 @@ fn led(partitions: &PartitionManager) -> Vec<Arc<dyn OffsetsPartition>> {
     led.filter_map(|(index, epoch)| {
         // One that is lost between the two calls is given up at the next change.
         let partition = partitions.get(OFFSETS_TOPIC, index).ok()?;
-        Some(Arc::new(LedPartition::new(partition, epoch)) as Arc<dyn OffsetsPartition>)
+        let lease = Arc::clone(partitions.lease());
+        Some(Arc::new(LedPartition::new(partition, epoch, lease)) as Arc<dyn OffsetsPartition>)
     })
     .collect()
 }

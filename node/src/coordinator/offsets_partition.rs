@@ -19,6 +19,9 @@ pub(crate) trait OffsetsPartition: Send + Sync + 'static {
     /// The epoch of this leadership.
     fn epoch(&self) -> LeaderEpoch;
 
+    /// Whether this node may answer from it now: one that is cut off from the cluster may have been replaced.
+    fn is_leased(&self) -> bool;
+
     /// First offset there is.
     fn start(&self) -> Offset;
 

@@ -1,6 +1,7 @@
 //! The coordinator on a partition in memory, whose replication the test controls.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 
 use bytes::Bytes;
@@ -39,6 +40,9 @@ struct Led {
     committed: watch::Sender<Result<Offset, GroupError>>,
     /// Reads wait until the other end is dropped.
     reading: Mutex<Option<mpsc::Receiver<()>>>,
+    leased: AtomicBool,
+    /// Reads that fail before the disk is well again.
+    bad_reads: AtomicUsize,
 }
 
 impl Led {
@@ -48,6 +52,8 @@ impl Led {
             epoch,
             committed: watch::Sender::new(Ok(Offset(i64::MAX))),
             reading: Mutex::new(None),
+            leased: AtomicBool::new(true),
+            bad_reads: AtomicUsize::new(0),
         })
     }
 
@@ -81,6 +87,10 @@ impl OffsetsPartition for Led {
 
     fn epoch(&self) -> LeaderEpoch {
         LeaderEpoch(self.epoch)
+    }
+
+    fn is_leased(&self) -> bool {
+        self.leased.load(Ordering::SeqCst)
     }
 
     fn start(&self) -> Offset {
@@ -123,6 +133,13 @@ impl OffsetsPartition for Led {
         if let Some(gate) = self.reading.lock().take() {
             // Nothing is ever sent: the error says that the gate is open.
             let _ = gate.recv();
+        }
+        let one_less = |left: usize| left.checked_sub(1);
+        let bad = self
+            .bad_reads
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        if bad.is_ok() {
+            return Err(io::Error::other("too many open files"));
         }
         let log = self.log.0.lock();
         // One batch at a time, so that every load takes several reads.
@@ -240,6 +257,38 @@ async fn a_node_that_leads_nothing_coordinates_nothing() {
         Err(GroupError::NotCoordinator)
     );
     assert_eq!(coordinator.list(), Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn without_a_lease_nobody_is_answered() {
+    let (coordinator, led) = (coordinator(), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    assert_eq!(coordinator.commit(commit("g", 1)).await, Ok(vec![Ok(())]));
+    led.leased.store(false, Ordering::SeqCst);
+    assert_eq!(
+        offset(&coordinator, "g").await,
+        Err(GroupError::NotCoordinator)
+    );
+    assert_eq!(
+        coordinator.ask("g", sync).await,
+        Err(GroupError::NotCoordinator)
+    );
+    assert_eq!(coordinator.list(), Ok(Vec::new()));
+    led.leased.store(true, Ordering::SeqCst);
+    assert_eq!(offset(&coordinator, "g").await, Ok(Some(1)));
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_be_read_is_read_again() {
+    let log = Log::default();
+    let coordinator = coordinator();
+    loaded(&coordinator, &Led::new(&log, 1)).await;
+    assert_eq!(coordinator.commit(commit("g", 1)).await, Ok(vec![Ok(())]));
+    let led = Led::new(&log, 2);
+    led.bad_reads.store(1, Ordering::SeqCst);
+    loaded(&coordinator, &led).await;
+    assert_eq!(led.bad_reads.load(Ordering::SeqCst), 0);
+    assert_eq!(offset(&coordinator, "g").await, Ok(Some(1)));
 }
 
 #[tokio::test]

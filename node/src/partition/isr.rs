@@ -4,7 +4,7 @@
 //! comes, so a proposal that became obsolete is not sent, and one without an answer is sent again as it is.
 
 use kittiwake_raft::{
-    Applied, BrokerId, Command, CommandError, MetadataQuorum, ProposeError, TopicId,
+    Applied, BrokerEpoch, BrokerId, Command, CommandError, MetadataQuorum, ProposeError, TopicId,
 };
 use kittiwake_storage::LeaderEpoch;
 use parking_lot::Mutex;
@@ -54,17 +54,12 @@ impl IsrUpdates {
         self.waiting.lock().is_empty()
     }
 
-    async fn propose(&self, quorum: &MetadataQuorum, broker: BrokerId) {
-        let image = quorum.image();
+    async fn propose(&self, quorum: &MetadataQuorum, broker: BrokerId, epoch: BrokerEpoch) {
         let partitions = self.take();
-        let Some(registered) = image.broker(broker) else {
-            // It has just begun to lead, so this image is about to change.
-            return self.later(&partitions).await;
-        };
         let (partitions, changes): (Vec<_>, Vec<_>) = partitions
             .into_iter()
             .filter_map(|partition| {
-                let change = partition.isr_change(broker, registered.epoch)?;
+                let change = partition.isr_change(broker, epoch)?;
                 Some((partition, change))
             })
             .unzip();
@@ -149,7 +144,15 @@ pub async fn run(broker: Arc<Broker>, shutdown: CancellationToken) {
             if updates.is_empty() {
                 updates.added.notified().await;
             }
-            updates.propose(&broker.quorum, broker.node_id).await;
+            // Never the image's: this node's may be that of a process which has taken its place.
+            match broker.epoch.get() {
+                Some(epoch) => {
+                    updates
+                        .propose(&broker.quorum, broker.node_id, *epoch)
+                        .await
+                }
+                None => tokio::time::sleep(RETRY).await,
+            }
         }
     };
     let ticking = async {

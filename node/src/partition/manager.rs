@@ -6,13 +6,13 @@
 //! Strays are judged by the first image only, which holds at least this life's registration.
 
 use kittiwake_raft::image::Configs;
-use kittiwake_raft::{BrokerId, ClusterImage, Topic, TopicId};
+use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, Topic, TopicId};
 use kittiwake_storage::{
     Checkpoint, CreateError, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset,
 };
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,8 @@ pub trait Fetchers: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct PartitionManager {
     node_id: BrokerId,
+    /// This life's registration, once it has one.
+    epoch: Arc<OnceLock<BrokerEpoch>>,
     config: Arc<BrokerConfig>,
     log_dir: Arc<LogDir>,
     registry: RwLock<Registry>,
@@ -89,8 +91,18 @@ enum LocalPartition {
 
 /// Why a partition has no log.
 enum Unopened {
-    Damaged(Option<FailedLog>, String),
+    Damaged(Option<Box<FailedLog>>, String),
     NotCreated(CreateError),
+}
+
+/// What an image says of this life of the node.
+enum Standing {
+    /// It does not know it yet.
+    Awaited,
+    /// What it says of this node's partitions is meant for this process.
+    Registered,
+    /// Another process has its place, or nobody.
+    Gone,
 }
 
 impl LocalTopic {
@@ -136,7 +148,7 @@ impl LocalTopic {
 impl PartitionManager {
     /// A manager over the logs that `log_dir` has loaded; they are led once an image claims them.
     pub fn new(
-        node_id: BrokerId,
+        (node_id, epoch): (BrokerId, Arc<OnceLock<BrokerEpoch>>),
         config: Arc<BrokerConfig>,
         log_dir: Arc<LogDir>,
         loaded: Loaded,
@@ -163,6 +175,7 @@ impl PartitionManager {
         }
         Self {
             node_id,
+            epoch,
             config,
             log_dir,
             registry: RwLock::default(),
@@ -302,6 +315,11 @@ impl PartitionManager {
             .count()
     }
 
+    /// For how long this node may lead.
+    pub fn lease(&self) -> &Arc<ControllerLease> {
+        &self.lease
+    }
+
     /// The directory the logs are in.
     pub fn log_dir(&self) -> &Arc<LogDir> {
         &self.log_dir
@@ -353,6 +371,15 @@ impl PartitionManager {
     ///
     /// Leaderships first: creating and deleting logs can take its time, and elections must not wait for it.
     pub fn reconcile(&self, image: &ClusterImage) {
+        match self.standing(image) {
+            Standing::Awaited => return,
+            Standing::Gone => {
+                self.resign_all();
+                self.reconciled.send_replace(image.offset);
+                return;
+            }
+            Standing::Registered => {}
+        }
         let broker_configs =
             [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
         let same_defaults = self.registry.read().broker_configs == broker_configs;
@@ -379,6 +406,27 @@ impl PartitionManager {
         self.registry.write().broker_configs = broker_configs;
         self.set_strays_aside();
         self.reconciled.send_replace(image.offset);
+    }
+
+    fn standing(&self, image: &ClusterImage) -> Standing {
+        let Some(epoch) = self.epoch.get() else {
+            return Standing::Awaited;
+        };
+        let registered = image.broker(self.node_id).map(|broker| broker.epoch);
+        // An epoch is the metadata offset of the registration.
+        let reached = u64::try_from(epoch.0).is_ok_and(|registration| image.offset >= registration);
+        match registered {
+            Some(registered) if registered == *epoch => Standing::Registered,
+            _ if reached => Standing::Gone,
+            _ => Standing::Awaited,
+        }
+    }
+
+    fn resign_all(&self) {
+        for partition in self.all() {
+            partition.resign();
+            self.fetchers.stop(&partition);
+        }
     }
 
     /// The high watermarks of all partitions, as they are checkpointed.
@@ -411,19 +459,29 @@ impl PartitionManager {
                 })
                 .collect()
         };
-        for topic in deleted {
+        let mut gone = Vec::new();
+        for topic in &deleted {
             info!(topic = %topic.image.name, id = %topic.image.id, "topic deleted");
-            for partition in topic.open_partitions() {
-                self.delete(partition);
-            }
+            gone.extend(topic.open_partitions().map(Arc::clone));
         }
+        self.delete(&gone);
     }
 
-    fn delete(&self, partition: &Arc<Partition>) {
-        partition.resign();
-        self.fetchers.stop(partition);
-        if let Err(error) = self.log_dir.delete_log(partition.log().partition()) {
-            error!(topic = partition.topic(), partition = partition.index(), %error, "cannot delete the log");
+    /// Deletes the logs of partitions that this node has no replica of any more.
+    fn delete(&self, partitions: &[Arc<Partition>]) {
+        if partitions.is_empty() {
+            return;
+        }
+        for partition in partitions {
+            partition.resign();
+            self.fetchers.stop(partition);
+        }
+        let names: Vec<_> = partitions
+            .iter()
+            .map(|partition| partition.log().partition().clone())
+            .collect();
+        for (partition, error) in self.log_dir.delete_logs(&names) {
+            error!(%partition, %error, "cannot delete the log");
         }
     }
 
@@ -461,6 +519,7 @@ impl PartitionManager {
         let config = TopicConfig::of_topic(&self.config, image, topic);
         let settings = settings(image, topic, &config);
         let mut partitions = self.local_partitions(topic);
+        let mut moved = Vec::new();
         partitions.retain(|index, local| {
             let is_replica = usize::try_from(*index)
                 .ok()
@@ -468,10 +527,11 @@ impl PartitionManager {
                 .is_some_and(|image| image.replicas.contains(&self.node_id));
             if !is_replica && let LocalPartition::Open(partition) = local {
                 info!(topic = %topic.name, partition = index, "the partition has moved to other nodes");
-                self.delete(partition);
+                moved.push(Arc::clone(partition));
             }
             is_replica
         });
+        self.delete(&moved);
         let is_missing = |index: &i32| {
             matches!(
                 partitions.get(index),
@@ -585,7 +645,7 @@ impl PartitionManager {
                 }
                 Err(Unopened::Damaged(failed, reason)) => {
                     error!(topic = %name, partition = index, reason, "the partition is offline");
-                    LocalPartition::Damaged(failed)
+                    LocalPartition::Damaged(failed.map(|failed| *failed))
                 }
                 Err(Unopened::NotCreated(error)) => {
                     error!(topic = %name, partition = index, %error, "cannot create the log; trying again");
@@ -629,7 +689,7 @@ impl PartitionManager {
             }
             Some(Found::Failed(failed)) => {
                 let reason = failed.reason.clone();
-                Err(Unopened::Damaged(Some(failed), reason))
+                Err(Unopened::Damaged(Some(Box::new(failed)), reason))
             }
             None => {
                 let id = Uuid::from_bytes(*topic.id.as_bytes());

@@ -291,14 +291,15 @@ impl Fetcher {
 
     fn request(&mut self) -> Result<FetchRequest, Ended> {
         let shared = &self.shared;
-        let image = shared.quorum.image();
-        let registered = image
-            .broker(shared.node_id)
+        // Never the image's: this node's may be that of a process which has taken its place.
+        let epoch = shared
+            .epoch
+            .get()
             .ok_or(Ended::Refused(ErrorCode::BrokerIdNotRegistered))?;
         let mut request = FetchRequest::default();
         request.replica_state = ReplicaState::default();
         request.replica_state.replica_id = shared.node_id.0;
-        request.replica_state.replica_epoch = registered.epoch.0;
+        request.replica_state.replica_epoch = epoch.0;
         request.max_wait_ms =
             i32::try_from(shared.config.replica_fetch_wait_max_ms.as_millis()).unwrap_or(i32::MAX);
         request.min_bytes = 1;

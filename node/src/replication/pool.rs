@@ -1,11 +1,11 @@
 //! Which leader each followed partition is fetched from.
 
-use kittiwake_raft::{BrokerId, MetadataQuorum};
+use kittiwake_raft::{BrokerEpoch, BrokerId, MetadataQuorum};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub struct FetchCounters {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) node_id: BrokerId,
+    /// This life's registration, once it has one.
+    pub(super) epoch: Arc<OnceLock<BrokerEpoch>>,
     pub(super) config: Arc<BrokerConfig>,
     pub(super) quorum: MetadataQuorum,
     pub(super) counters: FetchCounters,
@@ -59,7 +61,7 @@ impl fmt::Debug for FetcherPool {
 impl FetcherPool {
     /// A pool without fetchers; they run in `tasks`, on the runtime this is called from, until `stop`.
     pub fn new(
-        node_id: BrokerId,
+        (node_id, epoch): (BrokerId, Arc<OnceLock<BrokerEpoch>>),
         config: Arc<BrokerConfig>,
         quorum: MetadataQuorum,
         counters: FetchCounters,
@@ -69,6 +71,7 @@ impl FetcherPool {
         Self {
             shared: Arc::new(Shared {
                 node_id,
+                epoch,
                 config,
                 quorum,
                 counters,

@@ -334,7 +334,7 @@ impl Read {
         let log = self.partition.log();
         let bytes_max = u32::try_from(self.ask.bytes_max.min(budget)).unwrap_or(u32::MAX);
         let upto = log.log_end_offset();
-        log.read(self.ask.fetch.from, upto, bytes_max, one_batch_at_least)
+        log.read_whole_batches(self.ask.fetch.from, upto, bytes_max, one_batch_at_least)
     }
 }
 

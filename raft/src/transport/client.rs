@@ -28,6 +28,11 @@ use crate::transport::messages::{
 };
 use crate::types::{MemberNode, Types, Vote};
 
+/// A member that is only short of processor time is waited for at least this long: openraft's own limit for appending
+/// entries is a part of the heartbeat interval, and each call that is given up costs a new connection. Heartbeats are
+/// given up by openraft itself, sooner.
+const APPEND_PATIENCE_MIN: Duration = Duration::from_millis(250);
+
 /// Connects to other members of one cluster.
 pub(crate) struct Network {
     pub(crate) cluster_id: String,
@@ -127,7 +132,7 @@ impl Peer {
     /// One call with its deadline, on this side and announced to the other.
     async fn call<Q, A, F>(
         &mut self,
-        option: &RPCOption,
+        deadline: Duration,
         message: Q,
         send: impl FnOnce(RaftClient<Channel>, Request<Q>) -> F,
     ) -> Result<A, Failure>
@@ -138,7 +143,6 @@ impl Peer {
             .connection
             .client()
             .ok_or_else(|| Failure::Unreachable("the member's address is not host:port".into()))?;
-        let deadline = option.soft_ttl();
         let mut request = Request::new(message);
         request.set_timeout(deadline);
         let answer = timeout(deadline, send(client, request)).await;
@@ -162,9 +166,10 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let patience = option.soft_ttl().max(APPEND_PATIENCE_MIN);
         let message = encode_append(self.to.clone(), &request);
         let answer = self
-            .call(&option, message, |mut client, request| async move {
+            .call(patience, message, |mut client, request| async move {
                 client.append_entries(request).await
             })
             .await?;
@@ -178,9 +183,11 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let message = encode_vote_request(self.to.clone(), &request);
         let answer = self
-            .call(&option, message, |mut client, request| async move {
-                client.vote(request).await
-            })
+            .call(
+                option.soft_ttl(),
+                message,
+                |mut client, request| async move { client.vote(request).await },
+            )
             .await?;
         Ok(decode_vote_response(&answer).map_err(Failure::from)?)
     }
@@ -192,9 +199,11 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let message = encode_vote_request(self.to.clone(), &request);
         let answer = self
-            .call(&option, message, |mut client, request| async move {
-                client.pre_vote(request).await
-            })
+            .call(
+                option.soft_ttl(),
+                message,
+                |mut client, request| async move { client.pre_vote(request).await },
+            )
             .await?;
         Ok(decode_vote_response(&answer).map_err(Failure::from)?)
     }
@@ -208,9 +217,11 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let chunks = snapshot_chunks(self.to.clone(), &vote, &snapshot);
         let stream = tokio_stream::iter(chunks);
-        let send = self.call(&option, stream, |mut client, request| async move {
-            client.install_snapshot(request).await
-        });
+        let send = self.call(
+            option.soft_ttl(),
+            stream,
+            |mut client, request| async move { client.install_snapshot(request).await },
+        );
         let answer = tokio::select! {
             answer = send => answer?,
             closed = cancel => return Err(closed.into()),
@@ -226,9 +237,11 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let message = encode_transfer(self.to.clone(), &request);
         let answer = self
-            .call(&option, message, |mut client, request| async move {
-                client.transfer_leader(request).await
-            })
+            .call(
+                option.soft_ttl(),
+                message,
+                |mut client, request| async move { client.transfer_leader(request).await },
+            )
             .await?;
         Ok(decode_transfer_response(&request, &answer).map_err(Failure::from)?)
     }

@@ -126,6 +126,54 @@ fn a_broken_stream_that_a_controller_inherits_is_asked_about_at_once() {
 }
 
 #[test]
+fn a_broker_whose_stream_broke_is_suspected_until_more_is_known() {
+    let begin = Instant::now();
+    let suspected = || {
+        let (mut liveness, broker) = controller(begin);
+        assert!(!liveness.has_suspects(begin));
+        liveness.step(begin, Event::StreamOpened(broker));
+        liveness.step(begin, Event::StreamClosed(broker));
+        assert!(!liveness.has_suspects(begin), "it has another stream");
+        liveness.step(begin, Event::StreamClosed(broker));
+        assert!(liveness.has_suspects(begin));
+        (liveness, broker)
+    };
+    let ends = |event: fn(Registration) -> Event| {
+        let (mut liveness, broker) = suspected();
+        liveness.step(begin, event(broker));
+        !liveness.has_suspects(begin)
+    };
+    assert!(ends(Event::StreamOpened));
+    assert!(ends(|broker| Event::Confirmed(broker, Verdict::Alive)));
+    assert!(ends(|broker| image(11, &[(broker, true)])));
+    assert!(ends(|_| image(11, &[(registered(1, 11), true)])));
+    assert!(ends(|_| image(11, &[])));
+    // The decision to fence is not yet the fence, and a controller that is lost has not fenced.
+    assert!(!ends(|broker| Event::Confirmed(broker, Verdict::Dead)));
+    assert!(!ends(|broker| Event::Confirmed(broker, Verdict::Unknown)));
+    assert!(!ends(|_| Event::LostController));
+    assert!(!ends(|_| Event::BecameController { log_end: 10 }));
+    let (liveness, _) = suspected();
+    assert_eq!(liveness.suspicion_ends(), Some(begin + SUSPICION));
+    assert!(!liveness.has_suspects(begin + SUSPICION));
+    let (mut liveness, broker) = suspected();
+    liveness.step(begin, image(11, &[(broker, true)]));
+    assert!(liveness.is_lost_lately(broker.broker, begin));
+    assert!(!liveness.is_lost_lately(broker.broker, begin + FAREWELL));
+    liveness.step(begin, image(12, &[(broker, false)]));
+    assert!(!liveness.is_lost_lately(broker.broker, begin));
+}
+
+#[test]
+fn a_broker_that_was_never_heard_here_is_not_suspected() {
+    let begin = Instant::now();
+    let mut liveness = Liveness::new(TIMEOUT);
+    liveness.step(begin, image(10, &[(registered(1, 10), false)]));
+    liveness.step(begin, Event::BecameController { log_end: 10 });
+    assert!(!liveness.has_suspects(begin));
+}
+
+#[test]
 fn events_of_an_earlier_life_do_nothing() {
     let begin = Instant::now();
     let (mut liveness, old) = controller(begin);
