@@ -124,16 +124,23 @@ impl Cell {
                 return Err(error);
             }
         }
-        *state = State::Active(Active {
+        let mut active = Active {
             shard,
             waiting: HashMap::new(),
             next_reply: 0,
             end: self.partition.end(),
+        };
+        // Before anybody is answered. What fails here is reported and tried again by the next expiry check.
+        active.drive(&*self.partition, now, |work| {
+            work.shard.loaded(work.now, work.journal);
+            if !deleted_topics.is_empty()
+                && let Err(error) = work.shard.forget_topics(now, &deleted_topics, work.journal)
+            {
+                tracing::warn!(partition = self.partition.index(), %error, "offsets of deleted topics were not removed");
+            }
+            Answers::new()
         });
-        drop(state);
-        // What fails here is reported and tried again by the next expiry check.
-        let _ = self.work(now, |work| work.shard.loaded(work.now, work.journal));
-        self.forget_topics(now, deleted_topics);
+        *state = State::Active(active);
         Ok(())
     }
 
