@@ -206,9 +206,11 @@ impl Cluster {
         self.directory.path()
     }
 
-    /// What Kafka clients are given as `bootstrap.servers`: every voter.
+    /// What Kafka clients are given as `bootstrap.servers`: every node, also those that are yet to join. A client that knew
+    /// only the first one could lose it before it has heard of the others.
     pub fn bootstrap(&self) -> String {
-        let addresses: Vec<String> = self.nodes[..self.voters]
+        let addresses: Vec<String> = self
+            .nodes
             .iter()
             .map(|node| node.kafka().to_string())
             .collect();
