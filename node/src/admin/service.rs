@@ -59,8 +59,21 @@ impl AdminService {
             last_known_leader: partition.last_known_leader.map(|id| id.0),
             adding: ids(&partition.adding),
             removing: ids(&partition.removing),
+            followers: local.map(|local| followers(&local)).unwrap_or_default(),
         }
     }
+}
+
+/// How far the followers of a partition led here have come.
+fn followers(led: &crate::partition::Partition) -> Vec<proto::partition::Follower> {
+    let ends = led.follower_ends();
+    let log_end = led.log_end_offset();
+    ends.into_iter()
+        .map(|(replica, end)| proto::partition::Follower {
+            replica: replica.0,
+            lag: end.map(|end| (log_end - end).max(0)),
+        })
+        .collect()
 }
 
 #[tonic::async_trait]

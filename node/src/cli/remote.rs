@@ -38,9 +38,17 @@ impl Remote {
     /// # Errors
     /// The address is none, or nobody answers there.
     pub async fn connect(&self) -> anyhow::Result<Client> {
+        self.connect_to(&self.admin).await
+    }
+
+    /// Connects to another node, at `address`.
+    ///
+    /// # Errors
+    /// The address is none, or nobody answers there.
+    pub async fn connect_to(&self, address: &str) -> anyhow::Result<Client> {
         let timeout = Duration::from_secs(self.timeout);
-        let endpoint = Endpoint::try_from(format!("http://{}", self.admin))
-            .with_context(|| format!("{} is not HOST:PORT", self.admin))?;
+        let endpoint = Endpoint::try_from(format!("http://{address}"))
+            .with_context(|| format!("{address} is not HOST:PORT"))?;
         let connected = endpoint
             .connect_timeout(timeout)
             .timeout(timeout)
@@ -48,8 +56,7 @@ impl Remote {
             .await;
         let channel = connected.map_err(|error| {
             anyhow!(
-                "no node answers at {} (--admin HOST:PORT): {}",
-                self.admin,
+                "no node answers at {address} (--admin HOST:PORT): {}",
                 root(&error)
             )
         })?;

@@ -1,6 +1,6 @@
 //! `kittiwake topic …`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::bail;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::output::{Output, Table, ids, or_dash, print};
 use super::remote::{Client, Remote, answer};
 use super::watch::Watch;
+use crate::config::address::GRPC_LISTENER;
 
 /// Creates, lists, describes, alters and deletes topics.
 #[derive(clap::Args, Debug)]
@@ -128,6 +129,14 @@ struct Partition {
     log_start_offset: Option<i64>,
     high_watermark: Option<i64>,
     size_bytes: Option<u64>,
+    followers: Vec<Follower>,
+}
+
+#[derive(Serialize)]
+struct Follower {
+    replica: i32,
+    /// Records it lacks.
+    lag: Option<i64>,
 }
 
 impl From<admin::Partition> for Partition {
@@ -146,6 +155,14 @@ impl From<admin::Partition> for Partition {
             log_start_offset: partition.log_start_offset,
             high_watermark: partition.high_watermark,
             size_bytes: partition.size_bytes,
+            followers: partition
+                .followers
+                .into_iter()
+                .map(|follower| Follower {
+                    replica: follower.replica,
+                    lag: follower.lag,
+                })
+                .collect(),
         }
     }
 }
@@ -201,7 +218,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             })
         }
         Command::Describe { name, watch } => {
-            let show = async || show(&mut client, remote.output, &name).await;
+            let show = async || show(&remote, &mut client, remote.output, &name).await;
             watch.repeat(show).await
         }
         Command::Alter {
@@ -239,12 +256,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-async fn show(client: &mut Client, output: Output, name: &str) -> anyhow::Result<()> {
+async fn show(
+    remote: &Remote,
+    client: &mut Client,
+    output: Output,
+    name: &str,
+) -> anyhow::Result<()> {
     let request = admin::DescribeTopicRequest { name: name.into() };
-    let response = answer(client.describe_topic(request).await)?;
+    let mut response = answer(client.describe_topic(request).await)?;
     let Some(topic) = response.topic else {
         bail!("the node's answer names no topic")
     };
+    ask_leaders(remote, client, name, &mut response.partitions).await;
     let partitions = response.partitions.into_iter();
     let description = Description {
         topic: topic.into(),
@@ -252,6 +275,51 @@ async fn show(client: &mut Client, output: Output, name: &str) -> anyhow::Result
         partitions: partitions.map(Partition::from).collect(),
     };
     print(output, &description, describe)
+}
+
+/// Offsets and lags are what the leader of a partition knows: asks those that have not been asked. What one that cannot be
+/// reached would say is left out.
+async fn ask_leaders(
+    remote: &Remote,
+    client: &mut Client,
+    name: &str,
+    partitions: &mut [admin::Partition],
+) {
+    let leaders: BTreeSet<i32> = partitions
+        .iter()
+        .filter(|partition| partition.high_watermark.is_none())
+        .filter_map(|partition| partition.leader)
+        .collect();
+    if leaders.is_empty() {
+        return;
+    }
+    let request = admin::GetClusterStatusRequest {};
+    let Ok(cluster) = answer(client.get_cluster_status(request).await) else {
+        return;
+    };
+    let led_by = |node: &&admin::Node| leaders.contains(&node.id);
+    for node in cluster.nodes.iter().filter(led_by) {
+        let grpc = node
+            .endpoints
+            .iter()
+            .find(|endpoint| endpoint.listener == GRPC_LISTENER);
+        let Some(grpc) = grpc else { continue };
+        let Ok(mut leader) = remote
+            .connect_to(&format!("{}:{}", grpc.host, grpc.port))
+            .await
+        else {
+            continue;
+        };
+        let request = admin::DescribeTopicRequest { name: name.into() };
+        let Ok(told) = answer(leader.describe_topic(request).await) else {
+            continue;
+        };
+        for (partition, told) in partitions.iter_mut().zip(told.partitions) {
+            if told.high_watermark.is_some() && partition.high_watermark.is_none() {
+                *partition = told;
+            }
+        }
+    }
 }
 
 fn listed(topics: impl IntoIterator<Item = admin::TopicSummary>) -> Vec<Topic> {
@@ -284,6 +352,7 @@ fn describe(description: &Description) -> String {
         "REPLICAS",
         "ISR",
         "ELR",
+        "LAG",
         "MOVING",
         "VERSION",
         "LOG START",
@@ -298,6 +367,7 @@ fn describe(description: &Description) -> String {
             ids(&partition.replicas),
             ids(&partition.isr),
             ids(&partition.elr),
+            lag(partition),
             moving(partition),
             partition.partition_epoch.to_string(),
             or_dash(partition.log_start_offset),
@@ -307,6 +377,16 @@ fn describe(description: &Description) -> String {
     }
     text.push('\n');
     text + &partitions.render()
+}
+
+/// Records that followers lack, as in `2:0 3:417`.
+fn lag(partition: &Partition) -> String {
+    let followers: Vec<String> = partition
+        .followers
+        .iter()
+        .map(|follower| format!("{}:{}", follower.replica, or_dash(follower.lag)))
+        .collect();
+    or_dash((!followers.is_empty()).then(|| followers.join(" ")))
 }
 
 /// Who joins and who leaves, as in `+4 -1`.

@@ -33,13 +33,13 @@ pub static DYNAMIC_KEYS: &[DynamicKey] = &[
         name: LEADER_REPLICATION_THROTTLED_RATE,
         kind: Kind::Long { min: 0 },
         default: UNLIMITED,
-        doc: "Bytes a second a leader sends to followers that are catching up.",
+        doc: "Accepted for the sake of Kafka's tools; what limits catching up is follower.replication.throttled.rate.",
     },
     DynamicKey {
         name: FOLLOWER_REPLICATION_THROTTLED_RATE,
         kind: Kind::Long { min: 0 },
         default: UNLIMITED,
-        doc: "Bytes a second a node fetches for replicas that are catching up.",
+        doc: "Bytes a second a node fetches for its replicas that are not in sync.",
     },
 ];
 
@@ -68,9 +68,9 @@ impl DynamicKey {
 /// Limits of catch-up traffic, in bytes a second; `None` is none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ReplicationThrottle {
-    /// What a leader sends.
+    /// What a leader sends; not enforced, the followers' is.
     pub leader: Option<u64>,
-    /// What a follower fetches.
+    /// What a node fetches for replicas that are not in sync.
     pub follower: Option<u64>,
 }
 

@@ -26,6 +26,7 @@ use crate::api::ErrorCode;
 use crate::api::fetch::replica::FLUSHED_OFFSET_TAG;
 use crate::config::BrokerConfig;
 use crate::config::address::REPLICATION_LISTENER;
+use crate::config::dynamic::ReplicationThrottle;
 use crate::partition::{Followed as Outcome, Following, LeaderAnswer, Partition};
 
 /// Requests on their way at once: one that waits at the leader, and one with news.
@@ -175,6 +176,20 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    /// Until when a replica that is out of sync has to pause after `bytes` (`follower.replication.throttled.rate`).
+    fn throttled(&self, (topic, index): Key, bytes: usize) -> Option<Instant> {
+        let shared = &self.shared;
+        let image = shared.quorum.image();
+        let rate = ReplicationThrottle::of(&image, shared.node_id).follower?;
+        let in_sync = image
+            .partition(topic, index)
+            .is_some_and(|partition| partition.isr.contains(&shared.node_id));
+        if in_sync {
+            return None;
+        }
+        shared.throttle.lock().take(Instant::now(), bytes, rate)
     }
 
     /// Flushes in the background; how far it came is named when it is done. One that failed for want of room or
@@ -407,11 +422,14 @@ impl Fetcher {
                         key
                     });
                 }
-                if grown && partition.is_persisted() {
+                if grown > 0 && partition.is_persisted() {
                     // Named when it is flushed: before that the leader could do nothing with it.
                     self.flush(key, &partition);
-                } else if grown {
-                    self.to_name.insert(key);
+                } else if grown > 0 {
+                    match self.throttled(key, grown) {
+                        Some(until) => self.pausing.entry(until).or_default().push(key),
+                        None => drop(self.to_name.insert(key)),
+                    }
                 }
             }
             // The leader was told of another end since, and answers that.
@@ -466,8 +484,8 @@ struct Received {
 struct Taken {
     key: Key,
     outcome: Outcome,
-    /// Records were appended.
-    grown: bool,
+    /// Bytes of records that were appended.
+    grown: usize,
     leader_start: Offset,
 }
 
@@ -503,7 +521,7 @@ impl Received {
         Taken {
             key: self.key,
             outcome: self.partition.follow_answer(self.following, answer),
-            grown: !self.records().is_empty(),
+            grown: self.records().len(),
             leader_start: answer.log_start,
         }
     }

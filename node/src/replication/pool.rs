@@ -8,11 +8,13 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fetcher::Fetcher;
 use super::sessions::Key;
+use super::throttle::Throttle;
 use crate::config::BrokerConfig;
 use crate::partition::manager::Fetchers;
 use crate::partition::{Following, Partition};
@@ -35,6 +37,8 @@ pub(super) struct Shared {
     pub(super) config: Arc<BrokerConfig>,
     pub(super) quorum: MetadataQuorum,
     pub(super) counters: FetchCounters,
+    /// Of everything this node fetches for replicas that are out of sync.
+    pub(super) throttle: Mutex<Throttle>,
     pub(super) stop: CancellationToken,
 }
 
@@ -75,6 +79,7 @@ impl FetcherPool {
                 config,
                 quorum,
                 counters,
+                throttle: Mutex::new(Throttle::new(Instant::now())),
                 stop,
             }),
             runtime: Handle::current(),
