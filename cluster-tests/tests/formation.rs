@@ -1,5 +1,5 @@
 //! Three nodes become a cluster in whatever order they start, notice each other's death and hanging, and take each other
-//! back (DESIGN §5, detection). Times are printed, not asserted: machines differ.
+//! back. Times are printed, not asserted: machines differ.
 
 #![allow(clippy::unwrap_used)] // Clippy sees the helpers of an integration test as ordinary code.
 

@@ -50,7 +50,7 @@ impl FileSlice {
     }
 
     /// Whether it lies in the segment that is being appended to: then it is recent, and probably in
-    /// the page cache. A hint for filesystems that cannot be asked (DESIGN §4, "Two lanes").
+    /// the page cache. A hint for filesystems that cannot be asked.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.is_active

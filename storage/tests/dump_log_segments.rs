@@ -1,5 +1,5 @@
 //! Apache Kafka's own `DumpLogSegments` reads what this log writes, and says of every batch and record what our reader
-//! says (DESIGN §3).
+//! says.
 //!
 //! Needs a Java runtime and `KITTIWAKE_KAFKA_LIBS`, a directory of Kafka's jars, as
 //! `cluster-tests/clients/java/libs DIR` fills it. Skipped where either is missing.

@@ -18,7 +18,7 @@ const META: &str = "meta.properties";
 const BOOT_ID: &str = ".kittiwake_boot_id";
 pub(crate) const CLEAN_SHUTDOWN: &str = ".kittiwake_clean_shutdown";
 
-/// How the process that used the directory before has ended (DESIGN §5, registration).
+/// How the process that used the directory before has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LastStop {
     /// The directory is new.
