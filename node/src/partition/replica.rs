@@ -8,12 +8,15 @@
 //! one epoch, or as follower of one epoch's leader. A fetcher or a coordinator that is late finds another role or epoch
 //! and changes nothing, so a log has one writer at a time, and none that the cluster has moved on from.
 
+mod following;
+
+pub use following::{Followed, LeaderAnswer};
+
 use arc_swap::ArcSwap;
 use kittiwake_raft::{BrokerEpoch, BrokerId, PartitionChange, PartitionEpoch, Requester, TopicId};
-use kittiwake_storage::batch::whole_batches;
 use kittiwake_storage::{
-    AppendError, Appended, BatchHeader, BatchRules, FlushError, FollowerAppendError, LeaderEpoch,
-    Log, Offset, RetainError, TruncateError, ValidBatch,
+    AppendError, Appended, BatchRules, FlushError, LeaderEpoch, Log, Offset, RetainError,
+    ValidBatch,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -21,9 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
-use tracing::{error, info, warn};
+use tracing::error;
 
-use super::follower::{self, Answer, Continuity, Verdict, View};
+use super::follower::{self, Continuity, View};
 use super::isr::IsrUpdates;
 use super::leader::{Action, Committed, Event, Leader, Reign};
 use super::readers::{Followers, Readers, Slot};
@@ -111,36 +114,6 @@ pub struct FollowerFetch {
     pub flushed: Offset,
     /// The start of its log.
     pub log_start: Offset,
-}
-
-/// What a leader's answer came to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Followed {
-    /// The log is as far as the answer allows.
-    Advanced,
-    /// The log was cut or begun anew: fetch from its new end.
-    Rewound,
-    /// Nothing was changed; ask again.
-    AskAgain,
-    /// Nothing was changed; ask again after a pause.
-    Wait,
-    /// This replica does not follow that leader in that epoch any more.
-    Obsolete,
-}
-
-/// What a leader has answered to a fetch of this replica.
-#[derive(Clone, Copy, Debug)]
-pub struct LeaderAnswer<'a> {
-    /// Its error, or none.
-    pub error: ErrorCode,
-    /// Where the histories part.
-    pub diverging: Option<(LeaderEpoch, Offset)>,
-    /// Its high watermark; negative if it did not say.
-    pub high_watermark: Offset,
-    /// Its log start; negative if it did not say.
-    pub log_start: Offset,
-    /// Whole batches, verbatim.
-    pub records: &'a [u8],
 }
 
 /// One partition's replica on this node.
@@ -606,108 +579,6 @@ impl Partition {
         if let Some(leader) = standing.leader() {
             let actions = leader.step(event);
             self.carry_out(&mut standing, &actions);
-        }
-    }
-
-    // ---- as follower -------------------------------------------------------------------------
-
-    /// Takes over what the leader has answered, if this replica still follows it. May wait for the disk where the log
-    /// is cut or begun anew; appending does not.
-    pub fn follow_answer(&self, following: Following, answer: LeaderAnswer<'_>) -> Followed {
-        let standing = self.standing.lock();
-        if !standing.follows(following) {
-            return Followed::Obsolete;
-        }
-        let view = View {
-            log_start: self.log_start_offset(),
-            log_end: self.log_end_offset(),
-        };
-        let first_offset = BatchHeader::parse(answer.records)
-            .ok()
-            .map(|header| header.base_offset);
-        let seen = Answer {
-            error: answer.error,
-            diverging: answer.diverging,
-            log_start: answer.log_start,
-            first_offset,
-        };
-        let verdict = follower::judge(view, seen, |epoch| self.log.end_offset_for_epoch(epoch));
-        match verdict {
-            Verdict::Append => self.append_from_leader(&answer),
-            Verdict::Truncate(to) => self.rewind("cut", to, || self.log.truncate_to(to).map(drop)),
-            Verdict::Restart(at) => self.rewind("begun anew", at, || self.log.restart_at(at)),
-            Verdict::BeginAt(first) => {
-                match self.rewind("begun anew", first, || self.log.restart_at(first)) {
-                    Followed::Rewound => self.append_from_leader(&answer),
-                    failed => failed,
-                }
-            }
-            Verdict::AskAgain => Followed::AskAgain,
-            Verdict::Wait => Followed::Wait,
-        }
-    }
-
-    fn append_from_leader(&self, answer: &LeaderAnswer<'_>) -> Followed {
-        let records = whole_batches(answer.records);
-        if !records.is_empty()
-            && let Err(error) = self
-                .log
-                .append_as_follower(records, crate::broker::now_ms())
-        {
-            return self.append_failed(&error);
-        }
-        self.append_failures.store(0, Ordering::Relaxed);
-        let committed = answer.high_watermark.min(self.log_end_offset());
-        if committed > self.high_watermark() {
-            self.high_watermark.store(committed.0, Ordering::Release);
-            self.readers.wake();
-        }
-        Followed::Advanced
-    }
-
-    fn append_failed(&self, error: &FollowerAppendError) -> Followed {
-        let failures = self.append_failures.fetch_add(1, Ordering::Relaxed) + 1;
-        // It is tried again once a second, perhaps for hours.
-        if failures.is_power_of_two() {
-            warn!(topic = %self.topic, partition = self.index, %error, failures, "cannot append what the leader has sent; trying again");
-        }
-        Followed::Wait
-    }
-
-    fn rewind(
-        &self,
-        how: &'static str,
-        to: Offset,
-        rewind: impl FnOnce() -> Result<(), TruncateError>,
-    ) -> Followed {
-        let (from, committed) = (self.log_end_offset(), self.high_watermark());
-        if let Err(error) = rewind() {
-            error!(topic = %self.topic, partition = self.index, %error, "the log cannot be {how} at {to}");
-            return Followed::Wait;
-        }
-        let end = self.log_end_offset();
-        if end < committed {
-            // An unclean election, or the leader has deleted records: what this replica had is not the log any more.
-            warn!(topic = %self.topic, partition = self.index, %from, %end, %committed, "the log was {how} below its high watermark");
-        } else {
-            info!(topic = %self.topic, partition = self.index, %from, %end, "the log was {how} to follow its leader");
-        }
-        let committed = committed.clamp(self.log_start_offset(), end);
-        self.high_watermark.store(committed.0, Ordering::Release);
-        Followed::Rewound
-    }
-
-    /// Follows the leader's log start. Blocks on the disk.
-    pub fn follow_log_start(&self, following: Following, leader_start: Offset) {
-        if !self.standing.lock().follows(following) {
-            return;
-        }
-        let start = leader_start.min(self.high_watermark());
-        if start <= self.log_start_offset() {
-            return;
-        }
-        if let Err(error) = self.log.advance_log_start(start, self.high_watermark()) {
-            error!(topic = %self.topic, partition = self.index, %error, "cannot follow the leader's log start");
         }
     }
 
