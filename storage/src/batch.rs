@@ -402,20 +402,6 @@ pub(crate) fn sequence_after(sequence: i32, steps: i32) -> i32 {
     ((sequence as u32 + steps as u32) & i32::MAX as u32) as i32
 }
 
-/// The whole batches that `bytes` begin with, by the sizes their headers claim: a fetch response that reaches its limit may
-/// end in the middle of one. All of `bytes` if not even the first is whole, which is for whoever checks them to say.
-#[must_use]
-pub fn whole_batches(bytes: &[u8]) -> &[u8] {
-    let mut end = 0;
-    while let Ok(header) = BatchHeader::parse(&bytes[end..]) {
-        if header.size() > bytes.len() - end {
-            break;
-        }
-        end += header.size();
-    }
-    if end == 0 { bytes } else { &bytes[..end] }
-}
-
 /// Checks the CRC of the batch that starts at `bytes` (which may go on after it); reads all of the batch.
 pub fn check_crc(bytes: &[u8]) -> Result<(), BatchError> {
     let header = BatchHeader::parse(bytes)?;

@@ -182,13 +182,13 @@ impl Fetcher {
     fn throttled(&self, (topic, index): Key, bytes: usize) -> Option<Instant> {
         let shared = &self.shared;
         let image = shared.quorum.image();
-        let rate = ReplicationThrottle::of(&image, shared.node_id).follower?;
         let in_sync = image
             .partition(topic, index)
             .is_some_and(|partition| partition.isr.contains(&shared.node_id));
         if in_sync {
             return None;
         }
+        let rate = ReplicationThrottle::of(&image, shared.node_id).follower?;
         shared.throttle.lock().take(Instant::now(), bytes, rate)
     }
 
@@ -290,17 +290,24 @@ impl Fetcher {
         }
     }
 
-    /// Names the partitions whose pause is over.
+    /// Goes on with the partitions whose pause is over.
     fn resume(&mut self) {
         let now = Instant::now();
         while let Some(first) = self.pausing.first_entry()
             && *first.key() <= now
         {
-            let keys = first.remove();
-            self.to_name.extend(
-                keys.into_iter()
-                    .filter(|key| self.partitions.contains_key(key)),
-            );
+            for key in first.remove() {
+                let Some(followed) = self.partitions.get(&key) else {
+                    continue;
+                };
+                if has_unflushed(&followed.partition) {
+                    // Named when it is flushed.
+                    let partition = Arc::clone(&followed.partition);
+                    self.flush(key, &partition);
+                } else {
+                    self.to_name.insert(key);
+                }
+            }
         }
     }
 

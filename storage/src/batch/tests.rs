@@ -115,18 +115,6 @@ fn exactly_one_batch() {
 }
 
 #[test]
-fn the_whole_batches_of_an_answer_that_was_cut() {
-    let one = batch(Compression::None);
-    let two = [&one[..], &one].concat();
-    assert_eq!(whole_batches(&two), two);
-    for end in one.len()..two.len() {
-        assert_eq!(whole_batches(&two[..end]), one, "cut at {end}");
-    }
-    assert_eq!(whole_batches(&one[..one.len() - 1]), &one[..one.len() - 1]);
-    assert_eq!(whole_batches(&[]), &[] as &[u8]);
-}
-
-#[test]
 fn sizes_that_lie() {
     for length in [i32::MIN, -1, 0, 48] {
         let lie = with(|header| header.batch_length = length);

@@ -1,6 +1,5 @@
 //! A replica as a follower: what becomes of its leader's answers.
 
-use kittiwake_storage::batch::whole_batches;
 use kittiwake_storage::{BatchHeader, FollowerAppendError, LeaderEpoch, Offset, TruncateError};
 use std::sync::atomic::Ordering;
 use tracing::{error, info, warn};
@@ -8,6 +7,7 @@ use tracing::{error, info, warn};
 use super::super::follower::{self, Answer, Verdict, View};
 use super::{Following, Partition};
 use crate::api::ErrorCode;
+use crate::broker::now_ms;
 
 /// What a leader's answer came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,11 +77,8 @@ impl Partition {
     }
 
     fn append_from_leader(&self, answer: &LeaderAnswer<'_>) -> Followed {
-        let records = whole_batches(answer.records);
-        if !records.is_empty()
-            && let Err(error) = self
-                .log
-                .append_as_follower(records, crate::broker::now_ms())
+        if !answer.records.is_empty()
+            && let Err(error) = self.log.append_as_follower(answer.records, now_ms())
         {
             return self.append_failed(&error);
         }
