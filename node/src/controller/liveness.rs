@@ -38,7 +38,7 @@ const CONFIRM_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub const SUSPICION: Duration = Duration::from_secs(1);
 
 /// How long after its last heartbeat stream broke clients are still told where a broker is, although it is fenced. librdkafka
-/// (2.10 and later) drops a broker that is not listed at once, and with it the new leader of the partitions that it is just
+/// drops a broker that is not listed at once, and with it the new leader of the partitions that it is just
 /// moving elsewhere; it then finds that leader again only at its next refresh.
 pub const FAREWELL: Duration = Duration::from_secs(10);
 
