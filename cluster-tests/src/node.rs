@@ -281,14 +281,16 @@ impl Node {
         Ok(())
     }
 
-    /// SIGSTOP: the node hangs, its connections stay open.
+    /// SIGSTOP: the node hangs, its connections stay open. Returns when every thread of it has stopped: the signal alone
+    /// leaves those that run elsewhere time to answer what they have just read.
     pub fn pause(&mut self) -> Result<()> {
-        kill(
-            group(self.process.as_ref().context("no process to pause")?)?,
-            Signal::SIGSTOP,
-        )?;
+        let process = self.process.as_ref().context("no process to pause")?;
+        kill(group(process)?, Signal::SIGSTOP)?;
         self.paused = true;
-        Ok(())
+        let pid = process.id();
+        wait::until("a node's threads to stop", STOP_DEADLINE, || {
+            threads_have_stopped(pid).ok()?.then_some(())
+        })
     }
 
     /// SIGCONT after [`pause`](Self::pause).
@@ -391,6 +393,18 @@ fn is_error(line: &str) -> bool {
 
 fn group(process: &Child) -> Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(process.id())?))
+}
+
+/// Whether every thread is in the state `T` (proc_pid_stat(5)).
+fn threads_have_stopped(pid: u32) -> Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+        let (_, fields) = stat.rsplit_once(')').context("a thread without a name")?;
+        if fields.split_whitespace().next() != Some("T") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 type SpawnRequest = (Command, Sender<std::io::Result<Child>>);

@@ -10,7 +10,7 @@ use kittiwake_proto::kittiwake::cluster::v1 as proto;
 use kittiwake_raft::{BrokerId, IncarnationId, MetadataQuorum};
 use prometheus_client::metrics::counter::Counter;
 use proto::cluster_client::ClusterClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,10 @@ const RECONNECT: Duration = Duration::from_millis(100);
 pub(crate) struct Heartbeats {
     pub(crate) life: Life,
     pub(crate) quorum: MetadataQuorum,
+    /// The metadata offset up to which the partitions of this node are in step with the image. A broker that was fenced
+    /// is granted a lease once it knows, and it does not *know* before its partitions have given up leading: the image
+    /// is here earlier than that.
+    pub(crate) reconciled: watch::Receiver<u64>,
     /// This node's own ear.
     pub(crate) voter: Arc<Voter>,
     pub(crate) lease: Arc<ControllerLease>,
@@ -105,10 +109,12 @@ impl Heartbeats {
     async fn hear_oneself(&self) {
         let own = self.registration();
         let mut controllers = self.quorum.watch_controller();
+        let mut reconciled = self.reconciled.clone();
         let _stream = Opened::new(Arc::clone(&self.voter), own);
         loop {
             let sent = Instant::now();
-            if self.voter.heard(own, self.quorum.image().offset) {
+            let metadata_offset = *reconciled.borrow_and_update();
+            if self.voter.heard(own, metadata_offset) {
                 self.lease.extend(sent);
             }
             self.answered.inc();
@@ -116,6 +122,7 @@ impl Heartbeats {
                 () = sleep_until((sent + self.pause()).into()) => {}
                 // The quorum has stopped, and this node with it.
                 changed = controllers.changed() => if changed.is_err() { return },
+                () = self.worth_telling(&mut reconciled) => {}
             }
         }
     }
@@ -133,8 +140,9 @@ impl Heartbeats {
         let patience = self.session_timeout / 3;
         let mut client = connect(address, patience)?;
         let mut controllers = self.quorum.watch_controller();
+        let mut reconciled = self.reconciled.clone();
         let (heartbeats, sending) = mpsc::channel(1);
-        let mut sent = self.send(&heartbeats).await?;
+        let mut sent = self.send(&heartbeats, &mut reconciled).await?;
         let opening = client.heartbeat(ReceiverStream::new(sending));
         let mut answers = timeout(patience, opening)
             .await
@@ -157,26 +165,28 @@ impl Heartbeats {
                 changed = controllers.changed() => {
                     changed.map_err(|_| StreamError::Stopped)?;
                 }
+                () = self.worth_telling(&mut reconciled) => {}
                 // Nothing is due: it is the end of the stream, which must not go unnoticed until then.
                 ended = answers.message() => {
                     ended?;
                     return Err(StreamError::Closed);
                 }
             }
-            sent = self.send(&heartbeats).await?;
+            sent = self.send(&heartbeats, &mut reconciled).await?;
         }
     }
 
     async fn send(
         &self,
         heartbeats: &mpsc::Sender<proto::HeartbeatRequest>,
+        reconciled: &mut watch::Receiver<u64>,
     ) -> Result<Instant, StreamError> {
         let heartbeat = proto::HeartbeatRequest {
             cluster_id: self.life.cluster_id.clone(),
             broker_id: self.life.broker.0,
             broker_epoch: self.life.epoch.0,
             incarnation_id: self.life.incarnation_id.as_bytes().to_vec().into(),
-            metadata_offset: self.quorum.image().offset,
+            metadata_offset: *reconciled.borrow_and_update(),
         };
         // Taken before the message can be on its way: the lease counts from here.
         let sent = Instant::now();
@@ -185,6 +195,19 @@ impl Heartbeats {
             .await
             .map_err(|_| StreamError::Closed)?;
         Ok(sent)
+    }
+
+    /// Returns when the partitions have come further than the last heartbeat said, and that may bring a lease.
+    async fn worth_telling(&self, reconciled: &mut watch::Receiver<u64>) {
+        loop {
+            // The partitions live as long as the node; without them it waits for the interval.
+            if reconciled.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if !self.lease.is_valid() {
+                return;
+            }
+        }
     }
 
     fn registration(&self) -> Registration {

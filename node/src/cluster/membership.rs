@@ -64,6 +64,7 @@ impl Joining {
                 epoch,
             },
             quorum: quorum.clone(),
+            reconciled: broker.partitions.reconciled(),
             voter: Arc::clone(&broker.voter),
             lease: Arc::clone(&broker.lease),
             interval: config.broker_heartbeat_interval_ms,

@@ -50,7 +50,7 @@ impl Voter {
         self.changed.notify_one();
     }
 
-    /// A heartbeat has arrived from a broker that has applied `metadata_offset`. Whether its lease is extended: this
+    /// A heartbeat has arrived from a broker whose partitions follow `metadata_offset`. Whether its lease is extended: this
     /// node is the controller, and sure of it *after* it took note of the heartbeat.
     pub(crate) fn heard(&self, from: Registration, metadata_offset: u64) -> bool {
         let granted = {

@@ -266,7 +266,8 @@ impl Liveness {
         self.decide(now)
     }
 
-    /// Whether a heartbeat of `registration`, sent with `metadata_offset` applied, may extend the broker's lease. The
+    /// Whether a heartbeat of `registration`, sent by a broker whose partitions are as the image was at
+    /// `metadata_offset`, may extend the broker's lease. The
     /// caller has still to make sure that this node is fresh.
     #[must_use]
     pub fn grants(&self, registration: Registration, metadata_offset: u64) -> bool {
@@ -276,7 +277,7 @@ impl Liveness {
             && evidence.is_some_and(|evidence| {
                 evidence.registration == registration
                     && !evidence.condemned
-                    // It gave its leaderships up when it read that it was fenced; not before.
+                    // It gave its leaderships up when its partitions followed the fence; not before.
                     && evidence.fenced.is_none_or(|fenced| metadata_offset >= fenced)
             })
     }
