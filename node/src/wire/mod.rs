@@ -4,6 +4,7 @@
 //! unsafe code of the crate, one system call in [`sendfile`].
 
 pub mod admission;
+mod cold_lane;
 pub mod connection;
 pub mod frame;
 pub mod listener;

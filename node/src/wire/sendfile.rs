@@ -17,16 +17,15 @@ use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 use prometheus_client::metrics::counter::Counter;
 use rustix::net::{SendFlags, send};
-use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::cold_lane::ColdLane;
 use super::send_plan::{Part, SendPlan};
 
 /// Most record bytes sent before the next residency probe.
@@ -60,7 +59,7 @@ impl Sender {
     /// from disk at once (`kittiwake.cold.read.threads`): more would only queue at the device and hold threads.
     ///
     /// # Errors
-    /// `/dev/null`, which cold pages are drawn through, cannot be opened.
+    /// The threads of the cold lane cannot be started.
     pub fn new(
         counters: WireCounters,
         progress_max: Duration,
@@ -274,50 +273,4 @@ fn pages_in_cache(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<u64,
         )
     };
     Errno::result(status).map(|_| stat.cached)
-}
-
-/// Brings cold bytes into the page cache on the blocking pool, a bounded number at a time.
-#[derive(Clone, Debug)]
-struct ColdLane {
-    reads: Arc<Semaphore>,
-    sink: Arc<File>,
-}
-
-impl ColdLane {
-    fn new(reads_max: usize) -> io::Result<Self> {
-        let sink = OpenOptions::new().write(true).open("/dev/null")?;
-        Ok(Self {
-            reads: Arc::new(Semaphore::new(reads_max)),
-            sink: Arc::new(sink),
-        })
-    }
-
-    /// Reads the range into the page cache: `sendfile` into `/dev/null` waits for each page and copies none.
-    async fn warm(&self, file: Arc<File>, position: u64, length: usize) -> io::Result<()> {
-        // Never closed, so an error cannot happen; treating it as "no permit" would only unbound the lane.
-        let _permit = self.reads.acquire().await.map_err(io::Error::other)?;
-        let sink = Arc::clone(&self.sink);
-        tokio::task::spawn_blocking(move || {
-            let mut at = i64::try_from(position).map_err(|_| Errno::EOVERFLOW)?;
-            let end = at + length as i64;
-            // Only a hint: without it the reads below are smaller, not wrong.
-            let _ = rustix::fs::fadvise(
-                &*file,
-                position,
-                std::num::NonZeroU64::new(length as u64),
-                rustix::fs::Advice::WillNeed,
-            );
-            while at < end {
-                let rest = (end - at) as usize;
-                match sendfile64(&*sink, &*file, Some(&mut at), rest) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(_) | Err(Errno::EINTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Ok(())
-        })
-        .await
-        .map_err(io::Error::other)?
-    }
 }
