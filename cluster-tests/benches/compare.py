@@ -28,6 +28,9 @@ ROWS = [
     ("small", "cpu_us_per_request", "broker CPU per such request, µs", 1),
     ("latency", "p50_ms", "ack latency p50, ms", 3),
     ("latency", "p99_ms", "ack latency p99, ms", 3),
+    ("floor", "p50_ms", "floor: the client's own mock broker, p50, ms", 3),
+    ("floor", "p99_ms", "floor: the client's own mock broker, p99, ms", 3),
+    ("latency", "cpu_us_per_request", "broker CPU per request, one outstanding, µs", 1),
     ("written", "resident_mib", "resident memory after the bytes written, MiB", 0),
     ("partitions", "resident_mib", "resident memory with many partitions, MiB", 0),
     ("partitions", "cpu_percent", "idle CPU with many partitions, % of a core", 2),
@@ -67,6 +70,7 @@ def one_round(broker, options):
         found["written"] = {"resident_mib": measure.resident_mib(broker)}
         found["small"] = measure.small_requests(broker, options.tool, "small", options.requests)
         found["latency"] = measure.latency(broker, "latency", options.latency_records)
+        found["floor"] = measure.latency_floor(options.latency_records)
     with broker:
         measure.first_acknowledgement(broker, "first")
         measure.create_topic(broker, "wide", options.partitions)

@@ -96,25 +96,41 @@ def small_requests(broker, tool, topic, requests):
     return {"requests_per_s": rate, "cpu_us_per_request": (cpu_s(broker) - before) / requests * 1e6}
 
 
-def latency(broker, topic, records):
-    """acks=all latency of one 1 KiB record at a time, in milliseconds; the client's own floor is about 0.1."""
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0, "acks": "all", "log_level": 0})
+def one_at_a_time(settings, topic, records, warm_up=200):
+    """How long each of `records` records of 1 KiB takes to be acknowledged with acks=all, one on its way at a time: seconds, sorted."""
+    producer = Producer({"linger.ms": 0, "acks": "all", "log_level": 0, **settings})
     value, took, failed = b"x" * RECORD_BYTES, [], []
 
     def delivered(error, _):
         if error:
             failed.append(str(error))
 
-    warm_up = 200
     for i in range(records + warm_up):
         start = time.perf_counter()
         producer.produce(topic, value, partition=0, on_delivery=delivered)
         if producer.flush(30) or failed:
             raise SystemExit(f"not acknowledged: {failed[:2] or 'within 30 s'}")
         if i >= warm_up:
-            took.append((time.perf_counter() - start) * 1000)
-    took.sort()
-    return {f"{name}_ms": took[min(len(took) - 1, int(share * len(took)))] for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+            took.append(time.perf_counter() - start)
+    return sorted(took)
+
+
+def percentiles_ms(took):
+    at = lambda share: took[min(len(took) - 1, int(share * len(took)))] * 1000
+    return {"p50_ms": at(0.5), "p99_ms": at(0.99), "p999_ms": at(0.999)}
+
+
+def latency(broker, topic, records):
+    """acks=all latency of one record at a time, and what one such request costs the broker."""
+    one_at_a_time({"bootstrap.servers": broker.bootstrap}, topic, 0)
+    before = cpu_s(broker)
+    took = one_at_a_time({"bootstrap.servers": broker.bootstrap}, topic, records, 0)
+    return percentiles_ms(took) | {"cpu_us_per_request": (cpu_s(broker) - before) / records * 1e6}
+
+
+def latency_floor(records):
+    """The same client's latency to librdkafka's own mock broker: a thread of the client that answers on a socket and writes nothing."""
+    return percentiles_ms(one_at_a_time({"test.mock.num.brokers": 1}, "echo", records))
 
 
 def first_acknowledgement(broker, topic):

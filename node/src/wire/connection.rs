@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
@@ -344,15 +345,13 @@ async fn poll_front(in_flight: &mut VecDeque<InFlight>) -> Result<SendPlan, Clos
 }
 
 /// Reads at most `wants` bytes behind those in `buffer`; 0 means that the peer has closed its side.
-async fn receive(stream: &TcpStream, buffer: &mut BytesMut, wants: usize) -> io::Result<usize> {
-    loop {
-        stream.readable().await?;
-        buffer.reserve(wants);
-        match stream.try_read_buf(&mut buffer.limit(wants)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            outcome => return outcome,
-        }
-    }
+///
+/// The buffer is made ready only when there is something to read: a connection that waits holds no memory.
+async fn receive(stream: &mut TcpStream, buffer: &mut BytesMut, wants: usize) -> io::Result<usize> {
+    stream.readable().await?;
+    buffer.reserve(wants);
+    // Takes a short read for what it is, the end of what has arrived: no second recv(2) to hear EAGAIN.
+    stream.read_buf(&mut buffer.limit(wants)).await
 }
 
 #[cfg(test)]
