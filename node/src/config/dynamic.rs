@@ -111,6 +111,7 @@ mod tests {
                 resource: ConfigResource::Broker(broker.map(BrokerId)),
                 set: vec![(key.into(), rate.into())],
                 remove: Vec::new(),
+                expected: Vec::new(),
             };
             apply(&mut image, Command::AlterConfigs(vec![change]));
         };
