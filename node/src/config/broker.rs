@@ -1,6 +1,6 @@
 //! A broker's configuration: one table of keys, typed once.
 //!
-//! Every row of [`broker_keys!`] is a Kafka property name (or one of ours where Kafka has none), the field it is read
+//! Every row of `broker_keys!` is a Kafka property name (or one of ours where Kafka has none), the field it is read
 //! into, its type, default and range, and what it does. Parsing, DescribeConfigs of the broker and
 //! `docs/configuration.md` all come from it. Keys that set defaults for topics (`log.*`, `message.max.bytes`, …) are not
 //! here: their rows are [`TOPIC_KEYS`](super::topic::TOPIC_KEYS), and [`BrokerConfig::topic_defaults`] holds them.

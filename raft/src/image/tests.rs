@@ -1,4 +1,4 @@
-//! Random commands, valid and not, against the rules of the image (FAULT-LAB 2, 7, 8 and 14).
+//! Random commands, valid and not, against the rules of the image.
 //!
 //! Beside the image runs a model of the data: which replicas hold every committed record. It knows
 //! nothing of elections; the image must never elect, or keep eligible, a replica that lacks one.
