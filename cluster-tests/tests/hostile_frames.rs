@@ -117,6 +117,46 @@ fn frame_lengths_that_lie() -> Result<()> {
     scene.end()
 }
 
+/// Requests other than Produce are admitted by what they may decode to, 64 times their bytes: with the default request
+/// memory of 256 MiB they may have 4 MiB. What is larger is refused by its size, before it arrives.
+#[test]
+fn requests_larger_than_their_share_of_memory() -> Result<()> {
+    const LEN_MAX: usize = 4 << 20;
+    /// The longest metadata that a string of this version can hold.
+    const METADATA_LEN: usize = i16::MAX as usize;
+    let mut scene = Scene::new()?;
+    // OffsetCommit v2: group, generation, member, retention | topics [name | partitions [index, offset, metadata]].
+    let partitions = LEN_MAX / (METADATA_LEN + 14) - 1;
+    let metadata = "m".repeat(METADATA_LEN);
+    let mut commit = Bytes::new()
+        .string("g")
+        .i32(-1)
+        .string("")
+        .i64(-1)
+        .i32(1)
+        .string(TOPIC)
+        .i32(partitions as i32);
+    for partition in 0..partitions {
+        commit = commit.i32(partition as i32).i64(0).string(&metadata);
+    }
+    ensure!((LEN_MAX - 2 * METADATA_LEN..LEN_MAX).contains(&commit.0.len()));
+    let answer = scene.connect()?.call(OFFSET_COMMIT, 2, &commit.0)?;
+    ensure!(
+        answer.is_some(),
+        "{} bytes were not answered",
+        commit.0.len()
+    );
+
+    let larger = Bytes::new().i32(LEN_MAX as i32 + 1).i16(OFFSET_COMMIT);
+    scene.closes("a larger OffsetCommit", &larger.0)?;
+    // Produce may be larger; its records are not decoded.
+    let mut produce = scene.connect()?;
+    produce.send(&Bytes::new().i32(LEN_MAX as i32 + 1).i16(PRODUCE).0)?;
+    scene.honest_client_goes_on()?;
+    ensure!(produce.is_silent()?, "a large Produce is waited for");
+    scene.end()
+}
+
 #[test]
 fn arrays_that_claim_two_thousand_million_elements() -> Result<()> {
     let mut scene = Scene::new()?;
