@@ -5,7 +5,7 @@ use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerId, ClusterImage};
 
 use super::kind::Kind;
-use super::topic::Source;
+use super::topic_layers::Source;
 
 /// A key that is only dynamic.
 #[derive(Debug)]

@@ -16,9 +16,8 @@ use crate::config::BrokerConfig;
 use crate::config::broker::BROKER_KEYS;
 use crate::config::dynamic::{DYNAMIC_KEYS, DynamicKey, dynamic_key};
 use crate::config::kind::{Kind, WireType, list};
-use crate::config::topic::{
-    Configs, Layers, Source, TOPIC_KEYS, TopicKey, by_broker_key, topic_key, validate_all,
-};
+use crate::config::topic::{Configs, TOPIC_KEYS, TopicKey, by_broker_key, topic_key};
+use crate::config::topic_layers::{Layers, Source, validate_all};
 
 /// Resource types of the config APIs (`org.apache.kafka.common.config.ConfigResource.Type`).
 pub mod resource_type {
