@@ -28,7 +28,8 @@
 //!   [`pauses`] says how long nothing was acknowledged.
 //! - [`trials`] put it together: a load, a fault, and what must be true after it; for tests and for the programs in `bin/`.
 //! - [`wire`] speaks the Kafka protocol by hand, for frames that no client library would send; [`strace`] counts how bytes
-//!   are sent.
+//!   are sent, and says whether they were on the disk when they were acknowledged.
+//! - [`mount`] makes file systems that can be filled and that lose power.
 //!
 //! Every wait has a deadline. A node that logs an unexpected ERROR fails the test. What needs root is skipped, with a line
 //! that says so, or fails, see [`privileges`].
@@ -43,6 +44,7 @@ pub mod history;
 mod http;
 mod janitor;
 mod metrics;
+pub mod mount;
 mod network;
 mod node;
 pub mod pauses;

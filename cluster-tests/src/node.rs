@@ -254,6 +254,17 @@ impl Node {
             .with_context(|| format!("emptying node {}", self.id))
     }
 
+    /// Makes a node that does not run believe that its machine has been started anew since: what was not flushed is gone.
+    pub fn reboot(&self) -> Result<()> {
+        const BOOT_ID: &str = ".kittiwake_boot_id";
+        if self.process.is_some() {
+            bail!("node {} runs", self.id);
+        }
+        let file = self.data_directory().join(BOOT_ID);
+        std::fs::metadata(&file).with_context(|| file.display().to_string())?;
+        Ok(std::fs::write(&file, "an earlier boot\n")?)
+    }
+
     /// SIGTERM, then waits for the planned stop; anything but exit status 0 is an error.
     pub fn terminate(&mut self) -> Result<()> {
         self.ask_to_stop()?;

@@ -1,10 +1,15 @@
-//! The system calls by which a node sends bytes, as strace(1) sees them.
+//! A node's system calls, as strace(1) sees them: [how it sends bytes](Sent), and [whether what it acknowledges is on the
+//! disk](Acknowledged).
+
+mod acknowledged;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
+
+pub use acknowledged::Acknowledged;
 
 /// Whether strace can be run here.
 pub fn is_installed() -> bool {
@@ -17,20 +22,96 @@ pub fn is_installed() -> bool {
 
 /// The wrapper for [`Node::spawn_under`](crate::Node::spawn_under) that writes every sending call to `output`.
 pub fn sends_to(output: &str) -> [&str; 11] {
+    const CALLS: &str = "trace=sendfile,splice,write,writev,pwrite64,sendto,sendmsg,sendmmsg";
+    wrapper(CALLS, output)
+}
+
+/// The same for every call that receives, sends, or makes a file durable.
+pub fn flushes_to(output: &str) -> [&str; 11] {
+    const CALLS: &str = "trace=read,recvfrom,write,writev,sendto,sendmsg,sendfile,fsync,fdatasync";
+    wrapper(CALLS, output)
+}
+
+fn wrapper<'a>(calls: &'a str, output: &'a str) -> [&'a str; 11] {
     // -D: strace is the node's descendant instead of its parent, so that signals and the exit status are the node's own.
+    let (quiet, length) = ("-s", "0");
     [
         "strace",
         "-D",
         "-f",
         "-yy",
         "--seccomp-bpf",
-        "-s",
-        "0",
+        quiet,
+        length,
         "-e",
-        "trace=sendfile,splice,write,writev,pwrite64,sendto,sendmsg,sendmmsg",
+        calls,
         "-o",
         output,
     ]
+}
+
+/// A call that returned a number: how many bytes were sent, or 0 for done.
+struct Call<'a> {
+    /// The line on which it began, and the one on which it had ended. strace stops a thread at both, so a call that caused
+    /// another one ended on a line before the other began.
+    begun: usize,
+    ended: usize,
+    /// Its line from the beginning: `PID sendfile(12<TCP:[127.0.0.1:PORT->127.0.0.1:40000]>, 14</…/0.log>, …`
+    text: &'a str,
+    result: u64,
+}
+
+impl<'a> Call<'a> {
+    fn name(&self) -> &'a str {
+        let (call, _) = self.text.split_once('(').unwrap_or_default();
+        call.rsplit(' ').next().unwrap_or_default()
+    }
+
+    /// What the call's first argument, a descriptor, stands for.
+    fn file(&self) -> &'a str {
+        let (_, arguments) = self.text.split_once('(').unwrap_or_default();
+        let descriptor = arguments.split(", ").next().unwrap_or_default();
+        let named = descriptor
+            .split_once('<')
+            .and_then(|(_, name)| name.rsplit_once('>'));
+        named.map_or("", |(name, _)| name)
+    }
+
+    /// The peer's port, if the file is a connection that was accepted on `port`.
+    fn accepted_on(&self, port: u16) -> Option<u16> {
+        let (own, peer) = self
+            .file()
+            .strip_prefix("TCP:[")?
+            .strip_suffix(']')?
+            .split_once("->")?;
+        (own.ends_with(&format!(":{port}"))).then_some(())?;
+        peer.rsplit_once(':')?.1.parse().ok()
+    }
+}
+
+/// The calls in the order in which they ended; those that failed are left out. A call that another thread's interrupted
+/// stands on two lines: `PID sendfile(12<…>, … <unfinished ...>`, and later `PID <... sendfile resumed>[9], 9) = 9`.
+fn calls(trace: &str) -> impl Iterator<Item = Call<'_>> {
+    let mut unfinished = HashMap::new();
+    trace.lines().enumerate().filter_map(move |(number, line)| {
+        let thread = line.split_whitespace().next().unwrap_or_default();
+        if let Some(begun) = line.strip_suffix("<unfinished ...>") {
+            unfinished.insert(thread, (number, begun));
+            return None;
+        }
+        let (call, result) = line.rsplit_once(" = ")?;
+        let (begun, text) = match call.contains(" resumed>") {
+            true => unfinished.remove(thread)?,
+            false => (number, call),
+        };
+        let result = result.split(' ').next()?.parse().ok()?;
+        Some(Call {
+            begun,
+            ended: number,
+            text,
+            result,
+        })
+    })
 }
 
 /// Bytes sent on connections that one of the node's ports accepted, by the call that sent them.
@@ -43,41 +124,17 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// Reads strace's lines: `PID sendfile(12<TCP:[127.0.0.1:PORT->127.0.0.1:40000]>, 14</…/0.log>, [0] => [9], 9) = 9`.
-    /// A call that another thread's interrupted stands on two lines: `PID sendfile(12<…>, … <unfinished ...>`, and later
-    /// `PID <... sendfile resumed>[9], 9) = 9`.
+    /// Reads what [`sends_to`] has written.
     pub fn read(trace: &Path, port: u16) -> Result<Self> {
         Ok(Self::of(&std::fs::read_to_string(trace)?, port))
     }
 
     fn of(trace: &str, port: u16) -> Self {
         let mut sent = Self::default();
-        let local = format!(":{port}->");
-        let mut unfinished = HashMap::new();
-        for line in trace.lines() {
-            let thread = line.split_whitespace().next().unwrap_or_default();
-            if line.ends_with("<unfinished ...>") {
-                unfinished.insert(thread.to_owned(), line.to_owned());
-                continue;
-            }
-            let Some((call, result)) = line.rsplit_once(" = ") else {
-                continue;
-            };
-            let Ok(bytes) = result.split(' ').next().unwrap_or_default().parse::<u64>() else {
-                continue;
-            };
-            let begun = call
-                .contains(" resumed>")
-                .then(|| unfinished.remove(thread))
-                .flatten();
-            let call = begun.as_deref().unwrap_or(call);
-            let first = call.split(", ").next().unwrap_or_default();
-            if first.contains("<TCP:[") && first.contains(&local) {
-                if call.contains("sendfile") {
-                    sent.sendfile += bytes
-                } else {
-                    sent.other += bytes
-                }
+        for call in calls(trace).filter(|call| call.accepted_on(port).is_some()) {
+            match call.name() {
+                "sendfile" => sent.sendfile += call.result,
+                _ => sent.other += call.result,
             }
         }
         sent

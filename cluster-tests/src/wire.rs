@@ -304,6 +304,11 @@ impl Connection {
         Ok(Self { stream })
     }
 
+    /// The port at this end.
+    pub fn port(&self) -> Result<u16> {
+        Ok(self.stream.local_addr()?.port())
+    }
+
     /// Sends bytes as they are. A connection that the node has closed already is no error: the test reads the end next.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         match self.stream.write_all(bytes) {

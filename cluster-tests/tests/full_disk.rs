@@ -4,15 +4,15 @@
 //! Needs root, for a small file system of its own. An ordinary user's run skips it and says so; in CI (`CI` is set) a run
 //! as root that cannot mount fails.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use cluster_tests::checker::{Guarantees, check};
 use cluster_tests::history::Recorder;
+use cluster_tests::mount::Mount;
 use cluster_tests::privileges;
 use cluster_tests::wait;
 use cluster_tests::wire::{Batch, Connection};
@@ -20,81 +20,10 @@ use cluster_tests::workload::{Load, Workload, create_topic};
 use cluster_tests::{Cluster, Options};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-const SIZE_MIB: usize = 192;
+const SIZE_MIB: u64 = 192;
 const TOPIC: &str = "full";
 /// Where the test itself writes to see what a client is told.
 const PROBE: &str = "probe";
-
-/// A mounted file system; gone when dropped.
-struct Mount {
-    point: PathBuf,
-    directory: tempfile::TempDir,
-}
-
-impl Mount {
-    fn tmpfs() -> Result<Self> {
-        Self::at(|_| {
-            Ok(vec![
-                "-t".into(),
-                "tmpfs".into(),
-                "-o".into(),
-                format!("size={SIZE_MIB}m"),
-                "none".into(),
-            ])
-        })
-    }
-
-    /// ext4 in a file, through a loop device.
-    fn ext4() -> Result<Self> {
-        Self::at(|directory| {
-            let image = directory.join("image");
-            File::create(&image)?.set_len((SIZE_MIB as u64) << 20)?;
-            run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
-            Ok(vec![
-                "-t".into(),
-                "ext4".into(),
-                "-o".into(),
-                "loop".into(),
-                image.to_string_lossy().into_owned(),
-            ])
-        })
-    }
-
-    fn at(arguments: impl FnOnce(&Path) -> Result<Vec<String>>) -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("kittiwake-full-")
-            .tempdir()?;
-        let point = directory.path().join("mount");
-        std::fs::create_dir(&point)?;
-        let arguments = arguments(directory.path())?;
-        run(Command::new("mount").args(arguments).arg(&point))?;
-        Ok(Self { point, directory })
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Err(error) = run(Command::new("umount").arg("--lazy").arg(&self.point)) {
-            eprintln!(
-                "{} stays mounted in {}: {error}",
-                self.point.display(),
-                self.directory.path().display()
-            );
-        }
-    }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
-}
 
 /// Takes the last byte of the file system.
 fn fill(path: &Path) -> Result<()> {
@@ -118,7 +47,7 @@ fn survives(mount: Result<Mount>) -> Result<()> {
     };
     // ERROR lines about the full disk are what an operator needs to see.
     let options = Options::nodes(1)
-        .under(&mount.point)
+        .under(mount.point())
         .config("log.segment.bytes", 4 << 20)
         .config("kittiwake.disk.free.min.bytes", 8 << 20)
         .expect_errors("space");
@@ -135,7 +64,7 @@ fn survives(mount: Result<Mount>) -> Result<()> {
     let clients = Workload::start(&bootstrap, load, recorder.clone())?;
     clients.progress(2_000, DEADLINE)?;
 
-    let ballast = mount.point.join("ballast");
+    let ballast = mount.point().join("ballast");
     fill(&ballast)?;
     // The load goes on against the full disk until the node refuses.
     let address = cluster.node(0).kafka();
@@ -188,10 +117,10 @@ fn refused(address: std::net::SocketAddr, batch: &[u8], ballast: &Path) -> Resul
 
 #[test]
 fn a_full_tmpfs() -> Result<()> {
-    survives(Mount::tmpfs())
+    survives(Mount::tmpfs(SIZE_MIB))
 }
 
 #[test]
 fn a_full_ext4() -> Result<()> {
-    survives(Mount::ext4())
+    survives(Mount::ext4(SIZE_MIB))
 }

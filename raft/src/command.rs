@@ -215,6 +215,9 @@ pub struct ConfigChange {
     pub set: Vec<(String, String)>,
     /// Keys to return to their default; unknown ones are ignored.
     pub remove: Vec<String>,
+    /// Values the change was computed from, `None` for a key that was not set; refused if one of
+    /// them is another by now. Two requests to edit one list must not end with one of them.
+    pub expected: Vec<(String, Option<String>)>,
 }
 
 /// What has a dynamic configuration.
@@ -321,6 +324,9 @@ pub enum CommandError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The key has been changed since.
+    #[error("{0} has been changed meanwhile")]
+    ConfigChanged(String),
     /// No producer ids are left, or the block size is not positive.
     #[error("cannot allocate {0} producer ids")]
     InvalidProducerIds(i32),

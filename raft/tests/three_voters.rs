@@ -89,6 +89,7 @@ fn set(value: usize) -> Command {
         resource: ConfigResource::Broker(None),
         set: vec![("retention.ms".into(), value.to_string())],
         remove: Vec::new(),
+        expected: Vec::new(),
     }])
 }
 

@@ -1,7 +1,7 @@
 //! Trials: a cluster under load, a fault, and what must be true after it.
 //!
 //! Each file holds one; it is a function that a test calls with a small count and a program of the same name with a large
-//! one. All of them print what they measure and fail if the [checker](crate::checker) finds anything, if replicas differ
+//! one. All of them print what they measure and fail if the [checker] finds anything, if replicas differ
 //! afterwards, or if a node logged an ERROR.
 
 pub mod crashes;

@@ -12,13 +12,14 @@ use super::status::status;
 use super::{cluster, partitions, quorum};
 use crate::api::ErrorCode;
 use crate::broker::Broker;
+use crate::config::address::{GRPC_LISTENER, HostPort};
 use crate::controller::Refusal;
 use crate::controller::configs::{self, Alteration, KeyChange, Operation};
 use crate::controller::nodes;
 use crate::controller::partitions::evacuate_node;
 use crate::controller::topics::{self, GrowthSpec, TopicRef, TopicSpec, is_internal};
 use crate::coordinator::{
-    GroupError, GroupListing, MemberDescription, OFFSETS_TOPIC, OffsetDescription,
+    GroupError, GroupListing, MemberDescription, OFFSETS_TOPIC, OffsetDescription, partition_for,
 };
 
 /// Administration of the cluster by way of this node.
@@ -278,6 +279,30 @@ impl Admin for AdminService {
         let groups = self.broker.groups.list().map_err(refused)?;
         let groups = groups.iter().map(group_summary).collect();
         Ok(Response::new(proto::ListGroupsResponse { groups }))
+    }
+
+    async fn find_group_coordinator(
+        &self,
+        request: Request<proto::FindGroupCoordinatorRequest>,
+    ) -> Answer<proto::FindGroupCoordinatorResponse> {
+        let id = request.into_inner().group_id;
+        let image = self.broker.image();
+        let partitions = image
+            .topic_by_name(OFFSETS_TOPIC)
+            .ok_or_else(|| unknown_group(&id))?
+            .partitions
+            .len();
+        let coordinator = partition_for(&id, partitions)
+            .and_then(|partition| self.broker.leader(OFFSETS_TOPIC, partition, GRPC_LISTENER))
+            .ok_or_else(|| refused(GroupError::CoordinatorNotAvailable))?;
+        Ok(Response::new(proto::FindGroupCoordinatorResponse {
+            node_id: coordinator.id.0,
+            address: HostPort {
+                host: coordinator.host,
+                port: coordinator.port,
+            }
+            .to_string(),
+        }))
     }
 
     async fn describe_group(

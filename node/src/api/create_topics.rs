@@ -14,7 +14,8 @@ use kafka_wire_core::{StrBytes, Uuid};
 use kittiwake_raft::BrokerId;
 
 use super::{ErrorCode, RequestContext};
-use crate::config::topic::{Layers, Source, TOPIC_KEYS};
+use crate::config::topic::TOPIC_KEYS;
+use crate::config::topic_layers::{Layers, Source};
 use crate::controller::Refusal;
 use crate::controller::topics::{CreatedTopic, TopicSpec, create_topics};
 

@@ -1,11 +1,16 @@
 //! `kittiwake group …`
+//!
+//! A group is known to the node that coordinates it. Whichever node is asked, it names the others.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 use kittiwake_proto::kittiwake::admin::v1 as admin;
 use serde::Serialize;
 
 use super::output::{Table, or_dash, print};
-use super::remote::{Remote, answer};
+use super::remote::{Client, Remote, answer, nodes};
+use super::topic::ask_leaders;
 
 /// Lists, describes and deletes consumer groups.
 #[derive(clap::Args, Debug)]
@@ -113,13 +118,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut client = remote.connect().await?;
     match command {
         Command::List => {
-            let response = answer(client.list_groups(admin::ListGroupsRequest {}).await)?;
-            let groups: Vec<Group> = response.groups.into_iter().map(Group::from).collect();
+            let groups = list(&remote, &mut client).await?;
             print(remote.output, &groups, |groups| table(groups))
         }
         Command::Describe { group } => {
+            let mut coordinator = coordinator(&remote, &mut client, &group).await?;
             let request = admin::DescribeGroupRequest { group_id: group };
-            let response = answer(client.describe_group(request).await)?;
+            let mut response = answer(coordinator.describe_group(request).await)?;
+            ask_for_ends(&remote, &mut client, &mut response.offsets).await;
             let Some(group) = response.group else {
                 bail!("the node's answer names no group")
             };
@@ -141,7 +147,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let request = admin::DeleteGroupRequest {
                 group_id: group.clone(),
             };
-            answer(client.delete_group(request).await)?;
+            let mut coordinator = coordinator(&remote, &mut client, &group).await?;
+            answer(coordinator.delete_group(request).await)?;
             let value = Deleted {
                 group,
                 done: "deleted",
@@ -149,6 +156,52 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             print(remote.output, &value, |value| {
                 format!("{}: {}\n", value.group, value.done)
             })
+        }
+    }
+}
+
+/// The groups of every node.
+async fn list(remote: &Remote, client: &mut Client) -> anyhow::Result<Vec<Group>> {
+    // By id: one whose coordinator changes meanwhile may be named twice.
+    let mut groups = BTreeMap::new();
+    for (_, address) in nodes(client).await? {
+        let mut node = remote.connect_to(&address).await?;
+        let response = answer(node.list_groups(admin::ListGroupsRequest {}).await)?;
+        let found = response.groups.into_iter().map(Group::from);
+        groups.extend(found.map(|group| (group.group.clone(), group)));
+    }
+    Ok(groups.into_values().collect())
+}
+
+async fn coordinator(remote: &Remote, client: &mut Client, group: &str) -> anyhow::Result<Client> {
+    let request = admin::FindGroupCoordinatorRequest {
+        group_id: group.into(),
+    };
+    let found = answer(client.find_group_coordinator(request).await)?;
+    remote.connect_to(&found.address).await
+}
+
+/// Asks for the ends of partitions that the coordinator has no replica of. What cannot be asked is left out.
+async fn ask_for_ends(remote: &Remote, client: &mut Client, offsets: &mut [admin::GroupOffset]) {
+    let unknown = |offset: &&admin::GroupOffset| offset.high_watermark.is_none();
+    let topics: BTreeSet<String> = offsets
+        .iter()
+        .filter(unknown)
+        .map(|offset| offset.topic.clone())
+        .collect();
+    for topic in topics {
+        let request = admin::DescribeTopicRequest {
+            name: topic.clone(),
+        };
+        let Ok(mut told) = answer(client.describe_topic(request).await) else {
+            continue; // deleted meanwhile
+        };
+        ask_leaders(remote, client, &topic, &mut told.partitions).await;
+        for offset in offsets.iter_mut().filter(|offset| offset.topic == topic) {
+            let mut partitions = told.partitions.iter();
+            let partition = partitions.find(|partition| partition.index == offset.partition);
+            let end = partition.and_then(|partition| partition.high_watermark);
+            offset.high_watermark = offset.high_watermark.or(end);
         }
     }
 }

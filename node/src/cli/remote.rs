@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use kittiwake_proto::kittiwake::admin::v1 as admin;
 use kittiwake_proto::kittiwake::admin::v1::admin_client::AdminClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use super::output::Output;
+use crate::config::address::{GRPC_LISTENER, HostPort};
 
 /// A connection to a node's administration service.
 pub type Client = AdminClient<Channel>;
@@ -62,6 +64,23 @@ impl Remote {
         })?;
         Ok(AdminClient::new(channel))
     }
+}
+
+/// The nodes that are up, by id, with their gRPC listeners as HOST:PORT.
+///
+/// # Errors
+/// The node does not say.
+pub async fn nodes(client: &mut Client) -> anyhow::Result<Vec<(i32, String)>> {
+    let request = admin::GetClusterStatusRequest {};
+    let cluster = answer(client.get_cluster_status(request).await)?;
+    let up = cluster.nodes.into_iter().filter(|node| !node.fenced);
+    let address = |node: admin::Node| {
+        let mut listeners = node.endpoints.iter();
+        let grpc = listeners.find(|endpoint| endpoint.listener == GRPC_LISTENER)?;
+        let (host, port) = (grpc.host.clone(), u16::try_from(grpc.port).ok()?);
+        Some((node.id, HostPort { host, port }.to_string()))
+    };
+    Ok(up.filter_map(address).collect())
 }
 
 /// What a status says to the person who asked.

@@ -8,9 +8,8 @@ use kittiwake_proto::kittiwake::admin::v1 as admin;
 use serde::Serialize;
 
 use super::output::{Output, Table, ids, or_dash, print};
-use super::remote::{Client, Remote, answer};
+use super::remote::{Client, Remote, answer, nodes};
 use super::watch::Watch;
-use crate::config::address::GRPC_LISTENER;
 
 /// Creates, lists, describes, alters and deletes topics.
 #[derive(clap::Args, Debug)]
@@ -279,7 +278,7 @@ async fn show(
 
 /// Offsets and lags are what the leader of a partition knows: asks those that have not been asked. What one that cannot be
 /// reached would say is left out.
-async fn ask_leaders(
+pub(super) async fn ask_leaders(
     remote: &Remote,
     client: &mut Client,
     name: &str,
@@ -293,21 +292,11 @@ async fn ask_leaders(
     if leaders.is_empty() {
         return;
     }
-    let request = admin::GetClusterStatusRequest {};
-    let Ok(cluster) = answer(client.get_cluster_status(request).await) else {
+    let Ok(nodes) = nodes(client).await else {
         return;
     };
-    let led_by = |node: &&admin::Node| leaders.contains(&node.id);
-    for node in cluster.nodes.iter().filter(led_by) {
-        let grpc = node
-            .endpoints
-            .iter()
-            .find(|endpoint| endpoint.listener == GRPC_LISTENER);
-        let Some(grpc) = grpc else { continue };
-        let Ok(mut leader) = remote
-            .connect_to(&format!("{}:{}", grpc.host, grpc.port))
-            .await
-        else {
+    for (_, address) in nodes.iter().filter(|(id, _)| leaders.contains(id)) {
+        let Ok(mut leader) = remote.connect_to(address).await else {
             continue;
         };
         let request = admin::DescribeTopicRequest { name: name.into() };

@@ -1,6 +1,6 @@
 //! A broker's configuration: one table of keys, typed once.
 //!
-//! Every row of [`broker_keys!`] is a Kafka property name (or one of ours where Kafka has none), the field it is read
+//! Every row of `broker_keys!` is a Kafka property name (or one of ours where Kafka has none), the field it is read
 //! into, its type, default and range, and what it does. Parsing, DescribeConfigs of the broker and
 //! `docs/configuration.md` all come from it. Keys that set defaults for topics (`log.*`, `message.max.bytes`, …) are not
 //! here: their rows are [`TOPIC_KEYS`](super::topic::TOPIC_KEYS), and [`BrokerConfig::topic_defaults`] holds them.
@@ -188,7 +188,9 @@ broker_keys! {
     "socket.request.max.bytes" => socket_request_max_bytes: usize = Some("104857600"), 1024..=2147483647;
     "The largest request. A connection that announces a larger one is closed."
     "queued.max.request.bytes" => queued_max_request_bytes: usize = Some("268435456"), 1024;
-    "Memory that requests may hold together. Beyond it connections are not read until others are answered."
+    "Memory that requests may hold together. Beyond it connections are not read until others are answered. A request \
+     counts with what it may take once decoded: Produce with its bytes, any other with 64 times its bytes. One that \
+     counts for more than this closes its connection."
     "max.connections" => max_connections: usize = Some("10000"), 1;
     "Kafka connections at once; further ones are closed."
     "max.connections.per.ip" => max_connections_per_ip: usize = Some("5000"), 1;

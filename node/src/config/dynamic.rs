@@ -5,7 +5,7 @@ use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerId, ClusterImage};
 
 use super::kind::Kind;
-use super::topic::Source;
+use super::topic_layers::Source;
 
 /// A key that is only dynamic.
 #[derive(Debug)]
@@ -111,6 +111,7 @@ mod tests {
                 resource: ConfigResource::Broker(broker.map(BrokerId)),
                 set: vec![(key.into(), rate.into())],
                 remove: Vec::new(),
+                expected: Vec::new(),
             };
             apply(&mut image, Command::AlterConfigs(vec![change]));
         };

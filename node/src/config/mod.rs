@@ -11,9 +11,10 @@ mod file;
 pub mod kind;
 mod load;
 pub mod topic;
+pub mod topic_layers;
 pub mod value;
 
 pub use broker::{BROKER_KEYS, BrokerConfig, BrokerKey};
 pub use docs::markdown;
 pub use load::{ENV_PREFIX, Fault, Invalid, LoadError, Loaded, load, load_file};
-pub use topic::TopicConfig;
+pub use topic_layers::TopicConfig;

@@ -16,9 +16,8 @@ use crate::config::BrokerConfig;
 use crate::config::broker::BROKER_KEYS;
 use crate::config::dynamic::{DYNAMIC_KEYS, DynamicKey, dynamic_key};
 use crate::config::kind::{Kind, WireType, list};
-use crate::config::topic::{
-    Configs, Layers, Source, TOPIC_KEYS, TopicKey, by_broker_key, topic_key, validate_all,
-};
+use crate::config::topic::{Configs, TOPIC_KEYS, TopicKey, by_broker_key, topic_key};
+use crate::config::topic_layers::{Layers, Source, validate_all};
 
 /// Resource types of the config APIs (`org.apache.kafka.common.config.ConfigResource.Type`).
 pub mod resource_type {
@@ -274,8 +273,48 @@ pub enum Alteration {
     Replace(Configs),
 }
 
-/// Alters configurations, in one entry of the metadata log; one result each.
+/// How often a change of a list is computed anew because another one of the same list came in between. Each time somebody
+/// else has got his way, so only very many of them at once come to this end.
+const TRIES_MAX: usize = 64;
+
+/// Alters configurations; one result each. What is accepted at once is one entry of the metadata log.
+///
+/// # Errors
+/// Of an alteration: INVALID_REQUEST, INVALID_CONFIG, UNKNOWN_TOPIC_OR_PARTITION; INVALID_UPDATE_VERSION if others changed
+/// the same list each time before it was this one's turn; what the quorum answers.
 pub async fn alter_configs(
+    broker: &Broker,
+    alterations: &[(ConfigResource, Alteration)],
+    validate_only: bool,
+) -> Vec<Result<(), Refusal>> {
+    let mut results = try_to_alter(broker, alterations, validate_only).await;
+    for _ in 1..TRIES_MAX {
+        let overtaken: Vec<usize> = (0..)
+            .zip(&results)
+            .filter(|(_, result)| is_overtaken(result))
+            .map(|(index, _)| index)
+            .collect();
+        if overtaken.is_empty() {
+            break;
+        }
+        let again: Vec<_> = overtaken
+            .iter()
+            .map(|&index| alterations[index].clone())
+            .collect();
+        // A refusal is known here once this node's image has what came in between.
+        let tried = try_to_alter(broker, &again, validate_only).await;
+        for (index, result) in overtaken.into_iter().zip(tried) {
+            results[index] = result;
+        }
+    }
+    results
+}
+
+fn is_overtaken(result: &Result<(), Refusal>) -> bool {
+    matches!(result, Err(refusal) if refusal.code == ErrorCode::InvalidUpdateVersion)
+}
+
+async fn try_to_alter(
     broker: &Broker,
     alterations: &[(ConfigResource, Alteration)],
     validate_only: bool,
@@ -351,11 +390,29 @@ fn plan(
         .filter(|key| !after.contains_key(*key))
         .cloned()
         .collect();
+    let expected = edited_keys(alteration)
+        .map(|key| (key.to_owned(), current.get(key).cloned()))
+        .collect();
     Ok(ConfigChange {
         resource: resource.clone(),
         set,
         remove,
+        expected,
     })
+}
+
+/// The keys whose new value is computed from the one they have.
+fn edited_keys(alteration: &Alteration) -> impl Iterator<Item = &str> {
+    let changes = match alteration {
+        Alteration::Incremental(changes) => changes.as_slice(),
+        Alteration::Replace(_) => &[],
+    };
+    let edits =
+        |change: &&KeyChange| matches!(change.operation, Operation::Append | Operation::Subtract);
+    changes
+        .iter()
+        .filter(edits)
+        .map(|change| change.name.as_str())
 }
 
 /// Whether this key of the resource can be altered at all.
@@ -519,6 +576,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(both.set, [pair("cleanup.policy", "compact,delete")]);
+        assert_eq!(
+            both.expected,
+            [("cleanup.policy".to_owned(), Some("compact".to_owned()))],
+            "nobody else's edit is lost"
+        );
         let same = incremental(
             &topic(),
             &[("cleanup.policy", Operation::Append, Some("compact"))],

@@ -72,7 +72,9 @@ impl From<CommandError> for Refusal {
                 ErrorCode::InvalidReplicaAssignment
             }
             CommandError::StaleLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
-            CommandError::StalePartitionEpoch { .. } => ErrorCode::InvalidUpdateVersion,
+            CommandError::StalePartitionEpoch { .. } | CommandError::ConfigChanged(_) => {
+                ErrorCode::InvalidUpdateVersion
+            }
             CommandError::InvalidConfig { .. } => ErrorCode::InvalidConfig,
             CommandError::InvalidProducerIds(_) => ErrorCode::UnknownServerError,
         };

@@ -106,6 +106,7 @@ pub async fn propose_min_insync_replicas(
                 resource: ConfigResource::Broker(None),
                 set: vec![(MIN_INSYNC_REPLICAS.to_owned(), file.clone().into_owned())],
                 remove: Vec::new(),
+                expected: Vec::new(),
             };
             let outcome = insist(quorum, Command::AlterConfigs(vec![change])).await?;
             outcome

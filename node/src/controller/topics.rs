@@ -11,7 +11,8 @@ use super::{Refusal, carry_out, fill_in};
 use crate::api::ErrorCode;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
-use crate::config::topic::{Configs, validate_all};
+use crate::config::topic::Configs;
+use crate::config::topic_layers::validate_all;
 
 /// Partitions one request may create, all topics together: one entry of the metadata log, one pause of its readers.
 /// Kafka's limit.

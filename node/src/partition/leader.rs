@@ -18,7 +18,7 @@ use kittiwake_raft::{BrokerEpoch, BrokerId, IsrMember, PartitionEpoch};
 use kittiwake_storage::{LeaderEpoch, Offset};
 use std::collections::BTreeMap;
 
-use crate::config::topic::Durability;
+use crate::config::topic_layers::Durability;
 
 /// How long a follower that the quorum refused (it is fenced, draining, or has registered again) is not proposed.
 const JOIN_RETRY_MS: i64 = 200;

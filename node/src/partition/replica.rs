@@ -33,7 +33,7 @@ use super::readers::{Followers, Readers, Slot};
 use crate::api::ErrorCode;
 use crate::broker::uptime_ms;
 use crate::cluster::ControllerLease;
-use crate::config::topic::Durability;
+use crate::config::topic_layers::Durability;
 
 /// When a producer counts its records as written (`acks`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -14,8 +14,14 @@ use crate::command::{
 };
 use crate::ids::{BrokerEpoch, BrokerId, PartitionEpoch};
 
-/// Every command is in its first version.
-const VERSION: u32 = 1;
+/// The version in which a command is written, and the highest that is read.
+fn version_of(command_type: Type) -> u32 {
+    match command_type {
+        // 1 has no `expected`.
+        Type::AlterConfigs => 2,
+        _ => 1,
+    }
+}
 
 pub(crate) fn encode_command(command: &Command) -> pb::Command {
     let (command_type, body) = match command {
@@ -101,7 +107,7 @@ pub(crate) fn encode_command(command: &Command) -> pb::Command {
     };
     pb::Command {
         r#type: command_type as u32,
-        version: VERSION,
+        version: version_of(command_type),
         body: body.into(),
     }
 }
@@ -111,14 +117,13 @@ pub(crate) fn decode_command(record: &pb::Command) -> Result<Command, CodecError
         command_type: record.r#type,
         version: record.version,
     };
-    if record.version != VERSION {
-        return Err(unknown());
-    }
-    let known = i32::try_from(record.r#type)
+    let command_type = i32::try_from(record.r#type)
         .ok()
-        .and_then(|number| Type::try_from(number).ok());
+        .and_then(|number| Type::try_from(number).ok())
+        .filter(|&known| (1..=version_of(known)).contains(&record.version))
+        .ok_or_else(unknown)?;
     let body = record.body.as_ref();
-    Ok(match known.ok_or_else(unknown)? {
+    Ok(match command_type {
         Type::Unspecified => return Err(unknown()),
         Type::RegisterBroker => {
             Command::RegisterBroker(decode_register(pb::RegisterBroker::decode(body)?)?)
@@ -168,10 +173,16 @@ pub(crate) fn decode_command(record: &pb::Command) -> Result<Command, CodecError
             pb::AlterPartitions::decode(body)?.changes,
             decode_partition_change,
         )?),
-        Type::AlterConfigs => Command::AlterConfigs(each(
-            pb::AlterConfigs::decode(body)?.changes,
-            decode_config_change,
-        )?),
+        Type::AlterConfigs => {
+            let changes = each(
+                pb::AlterConfigs::decode(body)?.changes,
+                decode_config_change,
+            )?;
+            if record.version == 1 && changes.iter().any(|change| !change.expected.is_empty()) {
+                return Err(CodecError::Field("expected"));
+            }
+            Command::AlterConfigs(changes)
+        }
         Type::AllocateProducerIds => {
             let body = pb::AllocateProducerIds::decode(body)?;
             Command::AllocateProducerIds {
@@ -360,6 +371,14 @@ fn encode_config_change(change: &ConfigChange) -> pb::alter_configs::Change {
             })
             .collect(),
         remove: change.remove.clone(),
+        expected: change
+            .expected
+            .iter()
+            .map(|(key, value)| record::Expectation {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect(),
     }
 }
 
@@ -377,5 +396,60 @@ fn decode_config_change(record: pb::alter_configs::Change) -> Result<ConfigChang
             .map(|entry| (entry.key, entry.value))
             .collect(),
         remove: record.remove,
+        expected: record
+            .expected
+            .into_iter()
+            .map(|expected| (expected.key, expected.value))
+            .collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(version: u32, body: &pb::AlterConfigs) -> pb::Command {
+        pb::Command {
+            r#type: Type::AlterConfigs as u32,
+            version,
+            body: body.encode_to_vec().into(),
+        }
+    }
+
+    #[test]
+    fn alter_configs_is_read_as_its_first_version_wrote_it() {
+        use pb::alter_configs::{Change, Entry, Expectation, change::Resource};
+        let mut change = Change {
+            resource: Some(Resource::Topic("t".into())),
+            set: vec![Entry {
+                key: "k".into(),
+                value: "v".into(),
+            }],
+            remove: vec!["r".into()],
+            expected: Vec::new(),
+        };
+        let first = pb::AlterConfigs {
+            changes: vec![change.clone()],
+        };
+        let expected = Command::AlterConfigs(vec![ConfigChange {
+            resource: ConfigResource::Topic("t".into()),
+            set: vec![("k".into(), "v".into())],
+            remove: vec!["r".into()],
+            expected: Vec::new(),
+        }]);
+        for version in [1, 2] {
+            assert_eq!(decode_command(&record(version, &first)).unwrap(), expected);
+        }
+        change.expected.push(Expectation {
+            key: "k".into(),
+            value: None,
+        });
+        let second = pb::AlterConfigs {
+            changes: vec![change],
+        };
+        assert!(decode_command(&record(2, &second)).is_ok());
+        for (version, body) in [(1, &second), (0, &first), (3, &first)] {
+            assert!(decode_command(&record(version, body)).is_err(), "{version}");
+        }
+    }
 }

@@ -95,6 +95,7 @@ fn encode_refused(error: &CommandError) -> pb::CommandError {
             CommandError::InvalidConfig { key, reason } => {
                 Reason::InvalidConfig(InvalidConfig { key, reason })
             }
+            CommandError::ConfigChanged(key) => Reason::ConfigChanged(key),
             CommandError::InvalidProducerIds(count) => Reason::InvalidProducerIds(count),
         }),
     }
@@ -124,6 +125,7 @@ fn decode_refused(record: pb::CommandError) -> Result<CommandError, CodecError> 
         Reason::InvalidConfig(InvalidConfig { key, reason }) => {
             CommandError::InvalidConfig { key, reason }
         }
+        Reason::ConfigChanged(key) => CommandError::ConfigChanged(key),
         Reason::InvalidProducerIds(count) => CommandError::InvalidProducerIds(count),
     })
 }
@@ -182,6 +184,7 @@ mod tests {
                     key: "key".into(),
                     reason: text(),
                 }),
+                Err(CommandError::ConfigChanged("key".into())),
                 Err(CommandError::InvalidProducerIds(-1)),
             ],
         };

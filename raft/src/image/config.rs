@@ -51,10 +51,28 @@ impl ClusterImage {
                 });
             }
         }
+        if let Some(key) = self.changed_since(change)? {
+            return Err(CommandError::ConfigChanged(key.to_owned()));
+        }
         match &change.resource {
             ConfigResource::Topic(name) => self.alter_topic_config(name, change),
             ConfigResource::Broker(broker) => self.alter_broker_config(*broker, change),
         }
+    }
+
+    /// The first key that is not as the change expects it.
+    fn changed_since<'a>(&self, change: &'a ConfigChange) -> Result<Option<&'a str>, CommandError> {
+        let configs = match &change.resource {
+            ConfigResource::Topic(name) => {
+                let topic = self.topics.by_name(name);
+                Some(&topic.ok_or(CommandError::UnknownTopic)?.configs)
+            }
+            ConfigResource::Broker(broker) => self.broker_configs(*broker),
+        };
+        let is = |key: &str| configs.and_then(|configs| configs.get(key));
+        let mut expected = change.expected.iter();
+        let changed = expected.find(|(key, value)| is(key) != value.as_ref());
+        Ok(changed.map(|(key, _)| key.as_str()))
     }
 
     fn alter_topic_config(
@@ -149,5 +167,36 @@ fn change_configs(configs: &mut Configs, change: &ConfigChange) {
     }
     for key in &change.remove {
         configs.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "cleanup.policy";
+
+    fn change(to: &str, expected: Option<&str>) -> ConfigChange {
+        ConfigChange {
+            resource: ConfigResource::Broker(None),
+            set: vec![(KEY.into(), to.into())],
+            remove: Vec::new(),
+            expected: vec![(KEY.into(), expected.map(str::to_owned))],
+        }
+    }
+
+    #[test]
+    fn what_was_computed_from_another_value_is_refused() {
+        let mut image = ClusterImage::new("test");
+        let stale = Err(CommandError::ConfigChanged(KEY.into()));
+        assert_eq!(image.alter_config(&change("a", Some("b"))), stale);
+        assert_eq!(image.alter_config(&change("a", None)), Ok(Applied::Done));
+        assert_eq!(image.alter_config(&change("a,b", None)), stale);
+        assert_eq!(
+            image.alter_config(&change("a,b", Some("a"))),
+            Ok(Applied::Done)
+        );
+        let configs = image.broker_configs(None).unwrap();
+        assert_eq!(configs.get(KEY).map(String::as_str), Some("a,b"));
     }
 }

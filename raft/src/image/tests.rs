@@ -1,4 +1,4 @@
-//! Random commands, valid and not, against the rules of the image (FAULT-LAB 2, 7, 8 and 14).
+//! Random commands, valid and not, against the rules of the image.
 //!
 //! Beside the image runs a model of the data: which replicas hold every committed record. It knows
 //! nothing of elections; the image must never elect, or keep eligible, a replica that lacks one.
@@ -414,19 +414,23 @@ fn random_config(random: &mut StdRng) -> ConfigChange {
         _ => ConfigResource::Topic(["a", "b", "c"][random.random_range(0..3)].into()),
     };
     let key = [MIN_INSYNC_REPLICAS, "retention.ms"][random.random_range(0..2)].to_owned();
-    if random.random_ratio(1, 3) {
-        return ConfigChange {
-            resource,
-            set: Vec::new(),
-            remove: vec![key],
-        };
-    }
-    let value = random.random_range(0..4).to_string();
-    ConfigChange {
+    let mut change = ConfigChange {
         resource,
-        set: vec![(key, value)],
+        set: Vec::new(),
         remove: Vec::new(),
+        expected: Vec::new(),
+    };
+    if random.random_ratio(1, 3) {
+        let value = random.random_ratio(1, 2).then(|| "1".to_owned());
+        change.expected.push((key.clone(), value));
     }
+    if random.random_ratio(1, 3) {
+        change.remove.push(key);
+    } else {
+        let value = random.random_range(0..4).to_string();
+        change.set.push((key, value));
+    }
+    change
 }
 
 /// One partition on brokers 1 and 2, led by 1, and registrations of both.

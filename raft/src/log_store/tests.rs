@@ -235,7 +235,7 @@ fn damage_is_refused_and_never_goes_unnoticed() {
 /// A command that a later version wrote is neither skipped nor taken for damage.
 #[test]
 fn a_command_of_a_later_version_is_refused() {
-    for (command_type, version) in [(99, 1), (1, 2), (0, 1)] {
+    for (command_type, version) in [(99, 1), (1, 2), (10, 3), (0, 1)] {
         let disk = Disk::default();
         let (store, _) = Store::create(disk.clone(), &owner()).unwrap();
         let command = pb::Command {

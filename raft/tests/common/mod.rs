@@ -235,6 +235,7 @@ pub fn set(key: &str, value: impl ToString) -> Command {
         resource: ConfigResource::Broker(None),
         set: vec![(key.into(), value.to_string())],
         remove: Vec::new(),
+        expected: Vec::new(),
     }])
 }
 

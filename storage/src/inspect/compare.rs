@@ -19,7 +19,7 @@ pub struct Difference {
 }
 
 /// Compares replicas with the first, from where all of them have begun to where the first of them ends: base offsets,
-/// epochs, CRCs and every other field of the headers. The CRCs stand for the records, so [`super::verify`] each too.
+/// epochs, CRCs and every other field of the headers. The CRCs stand for the records, so [`verify()`](super::verify()) each too.
 pub fn compare(replicas: &[PartitionDir]) -> Result<Vec<Difference>, InspectError> {
     let Some((reference, others)) = replicas.split_first() else {
         return Ok(Vec::new());

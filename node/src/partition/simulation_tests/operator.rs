@@ -9,7 +9,7 @@ use rand::RngExt;
 
 use super::Mutation;
 use super::world::{World, random_directory};
-use crate::config::topic::Durability;
+use crate::config::topic_layers::Durability;
 
 impl World {
     pub(super) fn disturb(&mut self, at: usize) {

@@ -69,6 +69,7 @@ impl Quorum {
             resource: ConfigResource::Topic(TOPIC.into()),
             set: vec![(MIN_INSYNC_REPLICAS.into(), to.to_string())],
             remove: Vec::new(),
+            expected: Vec::new(),
         }]))
     }
 

@@ -13,7 +13,7 @@ use super::broker::{Asked, Connection, Fetch, Flush, Message, Role, Told, Write}
 use super::log::Record;
 use super::world::{LAG_MAX_MS, World};
 use crate::api::ErrorCode;
-use crate::config::topic::Durability;
+use crate::config::topic_layers::Durability;
 use crate::partition::follower::{Answer, Continuity, Verdict, continuity, judge};
 use crate::partition::leader::{Action, Committed, Event, Leader, Reign};
 

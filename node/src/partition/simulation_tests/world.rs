@@ -9,7 +9,7 @@ use super::Mutation;
 use super::broker::{Broker, Message, Process};
 use super::checker::Checker;
 use super::quorum::Quorum;
-use crate::config::topic::Durability;
+use crate::config::topic_layers::Durability;
 use crate::partition::leader::Event;
 
 /// `replica.lag.time.max.ms`: short, so that it happens.
