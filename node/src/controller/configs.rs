@@ -429,7 +429,7 @@ fn edited(
     };
     let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidConfig, message));
     let Some(TopicKey {
-        kind: Kind::SomeOf(known),
+        kind: kind @ (Kind::SomeOf(_) | Kind::Replicas),
         default,
         ..
     }) = row
@@ -439,20 +439,16 @@ fn edited(
         ));
     };
     // Before anything grows by them.
-    if let Some(word) = list(words).find(|word| !known.contains(word)) {
-        return invalid(format!(
-            "{word:?} is none of the words of {name}: {}",
-            known.join(", ")
-        ));
+    if let Some(word) = list(words).find(|word| !kind.takes_word(word)) {
+        return invalid(format!("{word:?} cannot be a word of {name}."));
     }
-    let before = current.get(name).map_or(*default, String::as_str);
-    let mut after: Vec<&str> = list(before).collect();
-    for word in list(words) {
-        match operation {
-            Operation::Append if !after.contains(&word) => after.push(word),
-            Operation::Subtract => after.retain(|other| *other != word),
-            _ => {}
-        }
+    let mut after: Vec<&str> = list(current.get(name).map_or(*default, String::as_str)).collect();
+    if operation == Operation::Subtract {
+        let taken: BTreeSet<&str> = list(words).collect();
+        after.retain(|word| !taken.contains(word));
+    } else {
+        let mut there: BTreeSet<&str> = after.iter().copied().collect();
+        after.extend(list(words).filter(|word| there.insert(word)));
     }
     Ok(after.join(","))
 }
@@ -537,6 +533,31 @@ mod tests {
             incremental(&topic(), &[("retention.ms", Operation::Append, Some("1"))]),
             Err(ErrorCode::InvalidConfig)
         );
+    }
+
+    #[test]
+    fn throttled_replicas_are_a_list() {
+        let key = "leader.replication.throttled.replicas";
+        let altered = |operation, value| {
+            let change = incremental(&topic(), &[(key, operation, Some(value))])?;
+            Ok(change.set.into_iter().next().map(|(_, value)| value))
+        };
+        let set = |value: &str| Ok(Some(value.to_owned()));
+        assert_eq!(altered(Operation::Set, "0:1,0:2"), set("0:1,0:2"));
+        assert_eq!(altered(Operation::Set, "*"), set("*"));
+        assert_eq!(altered(Operation::Append, "0:1,1:0"), set("0:1,1:0"));
+        for wrong in ["0", "0:1,*", "1:0:2"] {
+            assert_eq!(
+                altered(Operation::Set, wrong),
+                Err(ErrorCode::InvalidConfig),
+                "{wrong}"
+            );
+            assert_eq!(
+                altered(Operation::Append, wrong),
+                Err(ErrorCode::InvalidConfig),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

@@ -20,9 +20,12 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::isr::{IsrUpdates, committed};
-use super::replica::{Following, Partition, Settings};
+use super::replica::{Following, Partition, Settings, Throttled};
 use crate::api::ErrorCode;
 use crate::cluster::ControllerLease;
+use crate::config::throttled_replicas::{
+    FOLLOWER_THROTTLED_REPLICAS, LEADER_THROTTLED_REPLICAS, ThrottledReplicas,
+};
 use crate::config::{BrokerConfig, TopicConfig};
 
 /// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
@@ -502,6 +505,8 @@ impl PartitionManager {
     ) {
         let config = TopicConfig::of_topic(&self.config, image, topic);
         let settings = settings(image, topic, &config);
+        let as_leader = ThrottledReplicas::of(&topic.configs, LEADER_THROTTLED_REPLICAS);
+        let as_follower = ThrottledReplicas::of(&topic.configs, FOLLOWER_THROTTLED_REPLICAS);
         for (index, at) in (0i32..).zip(&topic.partitions) {
             if let Some(LocalPartition::Open(partition)) = partitions.get(&index)
                 && at.replicas.contains(&self.node_id)
@@ -509,7 +514,17 @@ impl PartitionManager {
                 partition.log().set_config(config.log_config());
                 let led_in =
                     (at.leader == Some(self.node_id)).then_some(LeaderEpoch(at.leader_epoch));
-                partition.configure(settings, led_in);
+                let throttled = Throttled {
+                    as_leader: as_leader.contains(index, self.node_id.0),
+                    as_follower: as_follower.contains(index, self.node_id.0),
+                };
+                partition.configure(
+                    Settings {
+                        throttled,
+                        ..settings
+                    },
+                    led_in,
+                );
                 self.follow_leadership(partition, at);
             }
         }
@@ -729,5 +744,6 @@ fn settings(image: &ClusterImage, topic: &Topic, config: &TopicConfig) -> Settin
         batch_rules: config.batch_rules(),
         min_insync_replicas: image.min_insync_replicas(topic),
         durability: config.durability,
+        throttled: Throttled::default(),
     }
 }

@@ -92,6 +92,17 @@ pub struct Settings {
     pub min_insync_replicas: usize,
     /// `kittiwake.durability`.
     pub durability: Durability,
+    /// Whether it may be held back while it catches up.
+    pub throttled: Throttled,
+}
+
+/// On which sides a replica is throttled (KIP-73).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Throttled {
+    /// In what it sends as leader (`leader.replication.throttled.replicas`).
+    pub as_leader: bool,
+    /// In what it fetches as follower (`follower.replication.throttled.replicas`).
+    pub as_follower: bool,
 }
 
 /// Not leading, or not following: no epoch is below it, none equal to it.
@@ -685,6 +696,21 @@ impl Partition {
                 }
             }
         }
+    }
+
+    /// On which sides this replica may be held back.
+    pub fn throttled(&self) -> Throttled {
+        self.settings.load().throttled
+    }
+
+    /// Whether what this replica sends `follower` may be held back: it leads, is throttled, and the follower is not in sync.
+    pub fn throttles(&self, follower: BrokerId) -> bool {
+        self.throttled().as_leader
+            && self
+                .standing
+                .lock()
+                .leader()
+                .is_some_and(|leader| !leader.is_in_sync(follower))
     }
 
     /// Whether what this topic acknowledges is on disk.
