@@ -220,6 +220,7 @@ impl Node {
             )),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             lease,
+            expulsion: Arc::default(),
             epoch,
             shutdown: shutdown.clone(),
             followers_shutdown,
