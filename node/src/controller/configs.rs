@@ -1,8 +1,8 @@
 //! Configuration of topics and brokers: described, altered.
 //!
 //! Dynamic broker configuration is the defaults of topics (`log.retention.ms` and the like) and the keys of
-//! [`DYNAMIC_KEYS`](crate::config::dynamic::DYNAMIC_KEYS), for all brokers or for one. Everything else about a broker is in its configuration file and read-only
-//! here.
+//! [`DYNAMIC_KEYS`](crate::config::dynamic::DYNAMIC_KEYS), for all brokers or for one. Everything else about a broker is in
+//! its configuration file and read-only here.
 
 mod alter;
 mod describe;
