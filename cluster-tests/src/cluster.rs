@@ -420,17 +420,12 @@ impl Cluster {
 
     /// Makes the first `count` nodes the voters in every node's configuration; none may be running.
     pub fn configure_voters(&mut self, count: usize) -> Result<()> {
-        if let Some(node) = self.running().next() {
-            bail!("node {} runs", node.id());
-        }
         let voters: Vec<toml::Value> = self.nodes[..count]
             .iter()
             .map(|node| voter(node.id(), node.grpc()).into())
             .collect();
-        for node in &self.nodes {
-            let mut table: toml::Table = std::fs::read_to_string(node.config_file())?.parse()?;
-            table.insert("cluster.voters".into(), voters.clone().into());
-            std::fs::write(node.config_file(), toml::to_string(&table)?)?;
+        for node in &mut self.nodes {
+            node.configure("cluster.voters", voters.clone())?;
         }
         self.voters = count;
         Ok(())

@@ -116,6 +116,19 @@ impl Node {
         self.directory.join("kittiwake.toml")
     }
 
+    /// Sets a key (Kafka's name) in the configuration of a node that does not run.
+    pub fn configure(&mut self, key: &str, value: impl Into<toml::Value>) -> Result<()> {
+        if self.process.is_some() {
+            bail!("node {} runs", self.id);
+        }
+        let mut table: toml::Table = std::fs::read_to_string(self.config_file())?.parse()?;
+        table.insert(key.to_owned(), value.into());
+        Ok(std::fs::write(
+            self.config_file(),
+            toml::to_string(&table)?,
+        )?)
+    }
+
     /// Everything the node's processes have written to standard output and error, across restarts.
     pub fn log(&self) -> String {
         std::fs::read(self.log_file())
@@ -271,14 +284,14 @@ impl Node {
         self.wait_stopped()
     }
 
-    /// SIGTERM.
-    pub(crate) fn ask_to_stop(&self) -> Result<()> {
+    /// SIGTERM; [`wait_stopped`](Self::wait_stopped) waits for what follows.
+    pub fn ask_to_stop(&self) -> Result<()> {
         let process = self.process.as_ref().context("no process to stop")?;
         Ok(killpg(group(process)?, Signal::SIGTERM)?)
     }
 
-    /// Waits for the end of a planned stop.
-    pub(crate) fn wait_stopped(&mut self) -> Result<()> {
+    /// Waits for the end of a planned stop; anything but exit status 0 is an error.
+    pub fn wait_stopped(&mut self) -> Result<()> {
         let status = self
             .wait_exit(STOP_DEADLINE)
             .with_context(|| self.log_tail())?;

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::fetch::SessionCache;
-use crate::cluster::{ControllerLease, Voter};
+use crate::cluster::{ControllerLease, Expulsion, Voter};
 use crate::config::BrokerConfig;
 use crate::controller::producer_ids::ProducerIds;
 use crate::coordinator::GroupCoordinator;
@@ -60,6 +60,8 @@ pub struct Broker {
     pub lookups: Arc<Semaphore>,
     /// For how long it may accept writes; without a valid one it refuses them.
     pub lease: Arc<ControllerLease>,
+    /// What the voters say of its place in the cluster.
+    pub(crate) expulsion: Arc<Expulsion>,
     /// This life's registration, once it has one.
     pub epoch: Arc<OnceLock<BrokerEpoch>>,
     /// Set when the node stops serving clients.

@@ -43,6 +43,7 @@ use crate::partition::housekeeping::{self, Periods};
 use crate::partition::isr;
 use crate::replication::FetcherPool;
 use crate::replication::sessions::ReplicaSessions;
+use crate::replication::throttle::{Limit, Side};
 use crate::wire::admission::{Admission, Limits};
 
 /// How long a start waits for a majority of voters to agree on a controller before it says so, again and again.
@@ -212,9 +213,14 @@ impl Node {
             groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
             producer_ids: ProducerIds::new(config.node_id, Arc::clone(&epoch), quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
-            replica_sessions: ReplicaSessions::default(),
+            replica_sessions: ReplicaSessions::new(Limit::new(
+                config.node_id,
+                Side::Leader,
+                quorum.clone(),
+            )),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             lease,
+            expulsion: Arc::default(),
             epoch,
             shutdown: shutdown.clone(),
             followers_shutdown,

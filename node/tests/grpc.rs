@@ -9,6 +9,8 @@ use kittiwake_proto::kittiwake::admin::v1::{
     DrainNodeRequest, ElectLeadersRequest, EvacuateNodeRequest, GetQuorumRequest, PartitionMove,
     PartitionSelector, RemoveNodeRequest,
 };
+use kittiwake_proto::kittiwake::cluster::v1::IdentifyRequest;
+use kittiwake_proto::kittiwake::cluster::v1::cluster_client::ClusterClient;
 use std::path::Path;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -28,6 +30,7 @@ const ADMIN: &str = "kittiwake.admin.v1.Admin";
 struct Node {
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
+    address: String,
     channel: Channel,
 }
 
@@ -46,11 +49,12 @@ impl Node {
             ready.send(bound.grpc).unwrap();
         }));
         let address = format!("http://{}", bound.await.unwrap());
-        let channel = Channel::from_shared(address).unwrap();
+        let channel = connect(&address).await;
         Self {
             shutdown,
             running,
-            channel: channel.connect().await.unwrap(),
+            address,
+            channel,
         }
     }
 
@@ -75,6 +79,44 @@ impl Node {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
     }
+}
+
+async fn connect(address: &str) -> Channel {
+    let endpoint = Channel::from_shared(address.to_owned()).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_at_their_limit_do_not_keep_nodes_out() {
+    const FAR_TOO_MANY: usize = 1_000;
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path(), false).await;
+    let mut operators = Vec::new();
+    let refused = loop {
+        let mut operator = HealthClient::new(connect(&node.address).await);
+        match operator.check(HealthCheckRequest::default()).await {
+            Ok(_) => operators.push(operator),
+            Err(status) => break status,
+        }
+        assert!(operators.len() < FAR_TOO_MANY);
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let mut other_node = ClusterClient::new(connect(&node.address).await);
+    let request = IdentifyRequest {
+        cluster_id: "grpc-test".into(),
+    };
+    let answer = other_node.identify(request).await.unwrap().into_inner();
+    assert_eq!(answer.broker_id, 0);
+    operators.pop();
+    // Its place is free once its end has got there.
+    while let Err(status) = {
+        let mut operator = HealthClient::new(connect(&node.address).await);
+        operator.check(HealthCheckRequest::default()).await
+    } {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+    drop((operators, other_node));
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -290,8 +290,8 @@ pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LogConfig;
-    use crate::test_support::{create, open_dir};
+    use crate::test_support::{EPOCH, append, create, open_dir, rules, sized_batch};
+    use crate::{AppendError, LogConfig, validate};
 
     #[test]
     fn want_of_descriptors_does_not_take_the_directory_offline() {
@@ -306,5 +306,47 @@ mod tests {
         let failed = log.guarded(|| Err::<(), _>(Failure::Segment(Errno::IO.into())));
         assert!(matches!(failed, Err(FlushError::Offline(_))));
         assert!(dir.is_offline());
+    }
+
+    #[test]
+    fn a_flush_without_room_leaves_everything_to_the_next_one() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = open_dir(root.path());
+        let log = create(&dir, LogConfig::default());
+        append(&log, &sized_batch(1, 2, 700));
+        // Writing to it fails with ENOSPC.
+        let full = log.directory.read().join(format!("{LEADER_EPOCHS}.tmp"));
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(log.flush(), Err(FlushError::DiskFull)));
+            assert_eq!(log.flushed_offset(), Offset(0), "not durable yet");
+        }
+        assert!(!dir.is_offline());
+        append(&log, &sized_batch(2, 2, 700));
+        std::fs::remove_file(&full).unwrap();
+        assert_eq!(log.flush().unwrap(), Offset(4));
+        let epochs = log.directory.read().join(LEADER_EPOCHS);
+        let epochs = std::fs::read_to_string(epochs).unwrap();
+        assert!(epochs.contains(&EPOCH.0.to_string()), "{epochs}");
+    }
+
+    #[test]
+    fn after_a_failed_fsync_nothing_is_flushed_or_appended_any_more() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = open_dir(root.path());
+        let log = create(&dir, LogConfig::default());
+        append(&log, &sized_batch(1, 2, 700));
+        let failed = log.guarded(|| Err::<(), _>(Failure::Segment(Errno::IO.into())));
+        assert!(matches!(failed, Err(FlushError::Offline(_))));
+        // The disk would say that all is well now.
+        assert!(matches!(log.flush(), Err(FlushError::Offline(_))));
+        assert_eq!(log.flushed_offset(), Offset(0));
+        let bytes = sized_batch(2, 2, 700);
+        let appended = log.append(&validate(&bytes, &rules(), 0).unwrap(), EPOCH, 0);
+        assert!(
+            matches!(appended, Err(AppendError::Offline(_))),
+            "{appended:?}"
+        );
+        assert!(matches!(log.close(), Err(FlushError::Offline(_))));
     }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Clients, DEADLINE, PROGRESS, three_nodes};
-use crate::Cluster;
-use crate::workload::{Load, create_topic};
+use super::{DEADLINE, three_nodes_at_work};
+use crate::workload::Load;
 
 const TOPIC: &str = "all-at-once";
 
@@ -22,20 +21,15 @@ pub struct Report {
 
 /// Kills and restarts three nodes together `count` times and prints how long the first acknowledgement took.
 pub fn kill_all(count: usize, binary: Option<PathBuf>) -> Result<Report> {
-    let mut cluster = Cluster::with(three_nodes(binary.as_ref()))?;
-    create_topic(&cluster.bootstrap(), TOPIC, 6, &[])?;
-    let clients = Clients::start(
-        &cluster,
-        Load {
-            partitions: 6,
-            records_per_second: 2_000,
-            ..Load::of(TOPIC)
-        },
-    )?;
+    let load = Load {
+        partitions: 6,
+        records_per_second: 2_000,
+        ..Load::of(TOPIC)
+    };
+    let (mut cluster, clients) = three_nodes_at_work(binary.as_ref(), load)?;
     let mut report = Report::default();
     for number in 1..=count {
-        clients.workload.progress(PROGRESS, DEADLINE)?;
-        clients.workload.progress_everywhere(DEADLINE)?;
+        clients.wait_at_work()?;
         cluster.kill_all()?;
         let started = clients.recorder.now();
         cluster.start_all()?;

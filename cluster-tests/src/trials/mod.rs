@@ -1,12 +1,14 @@
 //! Trials: a cluster under load, a fault, and what must be true after it.
 //!
 //! Each file holds one; it is a function that a test calls with a small count and a program of the same name with a large
-//! one. All of them print what they measure and fail if the [checker] finds anything, if replicas differ
+//! one ([`lost_leader`] is what two tests have in common instead). All of them print what they measure and fail if the
+//! [checker] finds anything, if replicas differ
 //! afterwards, or if a node logged an ERROR.
 
 pub mod crashes;
 pub mod failover;
 pub mod kill_all;
+pub mod lost_leader;
 pub mod partition_counts;
 pub mod planned_restart;
 pub mod replace_follower;
@@ -19,7 +21,7 @@ use anyhow::{Result, bail};
 
 use crate::checker::{self, Guarantees};
 use crate::history::{History, Recorder};
-use crate::workload::{Load, Workload};
+use crate::workload::{Load, Workload, create_topic};
 use crate::{Cluster, Options};
 
 /// Generous: a debug build on two shared cores.
@@ -40,6 +42,14 @@ fn three_nodes(binary: Option<&PathBuf>) -> Options {
     Options::nodes(3)
         .binary(binary.map(PathBuf::as_path))
         .config("log.segment.bytes", 4 << 20)
+}
+
+/// [`three_nodes`], a topic as `load` wants it, and clients at work on it.
+fn three_nodes_at_work(binary: Option<&PathBuf>, load: Load) -> Result<(Cluster, Clients)> {
+    let cluster = Cluster::with(three_nodes(binary))?;
+    create_topic(&cluster.bootstrap(), &load.topic, load.partitions, &[])?;
+    let clients = Clients::start(&cluster, load)?;
+    Ok((cluster, clients))
 }
 
 /// Clients at work on one topic of a cluster, and what they saw.
@@ -63,6 +73,12 @@ impl Clients {
             recorder,
             workload,
         })
+    }
+
+    /// Waits until writes go on everywhere, so that the next fault hits a system at work.
+    pub fn wait_at_work(&self) -> Result<()> {
+        self.workload.progress(PROGRESS, DEADLINE)?;
+        self.workload.progress_everywhere(DEADLINE)
     }
 
     /// Lets them finish, reads everything with a fresh client, and judges the history.

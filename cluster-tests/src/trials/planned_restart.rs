@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Clients, DEADLINE, PROGRESS, three_nodes};
-use crate::Cluster;
+use super::{DEADLINE, three_nodes_at_work};
 use crate::pauses;
-use crate::workload::{Load, create_topic};
+use crate::workload::Load;
 
 const TOPIC: &str = "restarts";
 
@@ -23,21 +22,16 @@ pub struct Report {
 
 /// Restarts each of three nodes in turn, `rounds` times, and prints the pauses.
 pub fn planned_restart(rounds: usize, binary: Option<PathBuf>) -> Result<Report> {
-    let mut cluster = Cluster::with(three_nodes(binary.as_ref()))?;
-    create_topic(&cluster.bootstrap(), TOPIC, 6, &[])?;
-    let clients = Clients::start(
-        &cluster,
-        Load {
-            partitions: 6,
-            records_per_second: 1_000,
-            ..Load::of(TOPIC)
-        },
-    )?;
+    let load = Load {
+        partitions: 6,
+        records_per_second: 1_000,
+        ..Load::of(TOPIC)
+    };
+    let (mut cluster, clients) = three_nodes_at_work(binary.as_ref(), load)?;
     let mut times = Vec::new();
     for _ in 0..rounds {
         for node in 0..cluster.size() {
-            clients.workload.progress(PROGRESS, DEADLINE)?;
-            clients.workload.progress_everywhere(DEADLINE)?;
+            clients.wait_at_work()?;
             let asked = clients.recorder.now();
             cluster.node(node).terminate()?;
             clients.workload.progress_everywhere(DEADLINE)?;

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Clients, DEADLINE, PROGRESS, three_nodes};
-use crate::workload::{Load, create_topic};
+use super::{Clients, DEADLINE, PROGRESS, three_nodes_at_work};
+use crate::workload::Load;
 use crate::{Cluster, wait};
 
 const TOPIC: &str = "soak";
@@ -67,17 +67,13 @@ impl fmt::Display for Fault {
 pub fn soak(count: usize, seed: u64, binary: Option<PathBuf>) -> Result<usize> {
     println!("{count} random faults, KITTIWAKE_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::with(three_nodes(binary.as_ref()))?;
-    create_topic(&cluster.bootstrap(), TOPIC, PARTITIONS, &[])?;
-    let clients = Clients::start(
-        &cluster,
-        Load {
-            partitions: PARTITIONS,
-            records_per_second: 500,
-            consumers: 2,
-            ..Load::of(TOPIC)
-        },
-    )?;
+    let load = Load {
+        partitions: PARTITIONS,
+        records_per_second: 500,
+        consumers: 2,
+        ..Load::of(TOPIC)
+    };
+    let (mut cluster, clients) = three_nodes_at_work(binary.as_ref(), load)?;
     for number in 1..=count {
         clients.workload.progress(PROGRESS, DEADLINE)?;
         let fault = Fault::draw(&mut random);

@@ -19,6 +19,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, info};
 
+use super::expulsion::{Expelled, Expulsion};
 use super::service::Opened;
 use super::{ControllerLease, Life, MESSAGE_BYTES_MAX, Voter};
 use crate::controller::liveness::{Registration, Verdict};
@@ -39,6 +40,7 @@ pub(crate) struct Heartbeats {
     /// This node's own ear.
     pub(crate) voter: Arc<Voter>,
     pub(crate) lease: Arc<ControllerLease>,
+    pub(crate) expulsion: Arc<Expulsion>,
     pub(crate) interval: Duration,
     pub(crate) session_timeout: Duration,
     pub(crate) answered: Counter,
@@ -93,8 +95,14 @@ impl Heartbeats {
         loop {
             let ended = self.stream(voter, address, &mut connected).await;
             let Err(error) = ended;
-            if matches!(error, StreamError::Stopped) {
-                return;
+            match &error {
+                StreamError::Stopped => return,
+                StreamError::Status(status) => {
+                    if let Some(expelled) = Expelled::from_status(self.life.broker, status) {
+                        return self.expulsion.set(expelled);
+                    }
+                }
+                _ => {}
             }
             if std::mem::take(&mut connected) {
                 info!(%voter, %address, %error, "lost a voter; reconnecting");

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, RegisterBroker};
+use kittiwake_raft::{BrokerEpoch, RegisterBroker};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::expulsion::{Expelled, is_fenced};
 use super::leave::{fence_oneself, has_live_others};
 use super::{Heartbeats, Life};
 use crate::broker::Broker;
@@ -67,6 +68,7 @@ impl Joining {
             reconciled: broker.partitions.reconciled(),
             voter: Arc::clone(&broker.voter),
             lease: Arc::clone(&broker.lease),
+            expulsion: Arc::clone(&broker.expulsion),
             interval: config.broker_heartbeat_interval_ms,
             session_timeout: config.broker_session_timeout_ms,
             answered: broker.metrics.heartbeats_answered.clone(),
@@ -102,51 +104,23 @@ async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<(), Registration
     Ok(())
 }
 
-/// Why this process must not go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Expelled {
-    /// Somebody else has this node's id.
-    #[error(
-        "another process has registered as node {node_id}: two processes have the same node.id, or \
-         this one was taken for dead and replaced"
-    )]
-    Superseded {
-        /// The id.
-        node_id: BrokerId,
-    },
-    /// An operator has removed the node.
-    #[error("this node was removed from the cluster")]
-    Unregistered,
-}
-
 /// Waits until the cluster has expelled this life of the node.
 async fn expelled(broker: &Broker, epoch: BrokerEpoch) -> Expelled {
-    let mut images = broker.quorum.watch();
-    loop {
-        if let Err(expelled) = is_fenced(&images.borrow_and_update(), broker.node_id, epoch) {
-            return expelled;
+    let read = async {
+        let mut images = broker.quorum.watch();
+        loop {
+            if let Err(expelled) = is_fenced(&images.borrow_and_update(), broker.node_id, epoch) {
+                return expelled;
+            }
+            // The sender lives as long as the quorum, whose end is noticed elsewhere.
+            if images.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
-        // The sender lives as long as the quorum, whose end is noticed elsewhere.
-        if images.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Whether this life of the node is fenced, while it is registered.
-fn is_fenced(
-    image: &ClusterImage,
-    node_id: BrokerId,
-    epoch: BrokerEpoch,
-) -> Result<bool, Expelled> {
-    // An epoch is the metadata offset of the registration, which this image may not have yet.
-    if u64::try_from(epoch.0).is_ok_and(|registration| image.offset < registration) {
-        return Ok(true);
-    }
-    match image.broker(node_id) {
-        None => Err(Expelled::Unregistered),
-        Some(registered) if registered.epoch != epoch => Err(Expelled::Superseded { node_id }),
-        Some(registered) => Ok(registered.fenced),
+    };
+    tokio::select! {
+        expelled = read => expelled,
+        expelled = broker.expulsion.told() => expelled,
     }
 }
 
@@ -172,9 +146,12 @@ pub(crate) async fn stay(broker: &Broker, epoch: BrokerEpoch) -> Expelled {
                 Err(error) => warn!(%error, "not unfenced"),
             }
         }
-        // The sender lives as long as the quorum, whose end is noticed elsewhere.
-        if images.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        tokio::select! {
+            // The sender lives as long as the quorum, whose end is noticed elsewhere.
+            changed = images.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            expelled = broker.expulsion.told() => return expelled,
         }
     }
 }

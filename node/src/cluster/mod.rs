@@ -3,10 +3,12 @@
 //! - `voter`: this node hears the others' heartbeats and answers them; as the controller it lets them lead.
 //! - `heartbeat`: this node is heard by every voter, and keeps its [`ControllerLease`].
 //! - `membership`: it registers, is unfenced, and is unfenced again after it was taken for dead.
+//! - `expulsion`: it learns that it was removed, or replaced by another process.
 //! - `leave`: a planned stop moves leadership away first.
 //!
 //! Who is dead is decided in [`crate::controller::liveness`], and carried out in `crate::controller::fencing`.
 
+mod expulsion;
 mod heartbeat;
 mod lease;
 pub(crate) mod leave;
@@ -14,6 +16,7 @@ pub(crate) mod membership;
 mod service;
 mod voter;
 
+pub(crate) use expulsion::Expulsion;
 pub(crate) use heartbeat::{Heartbeats, identify};
 pub use lease::ControllerLease;
 pub(crate) use service::ClusterService;

@@ -136,6 +136,11 @@ impl Opened {
     ) {
         let mut heartbeat = first;
         loop {
+            if let Err(expelled) = self.voter.registered(self.broker) {
+                // The stream ends with it, whether or not somebody takes it.
+                let _ = answers.send(Err(expelled.to_status())).await;
+                return;
+            }
             let controller = self.voter.heard(self.broker, heartbeat.metadata_offset);
             let answer = proto::HeartbeatResponse {
                 controller,

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
+use super::expulsion::{Expelled, is_fenced};
 use crate::config::BrokerConfig;
 use crate::controller::liveness::{Action, Event, FRESH, Liveness, Registration};
 
@@ -42,6 +43,11 @@ impl Voter {
 
     pub(crate) fn node_id(&self) -> BrokerId {
         self.quorum.node_id()
+    }
+
+    /// Whether this is a life that the cluster still knows, as far as the image here goes.
+    pub(super) fn registered(&self, life: Registration) -> Result<(), Expelled> {
+        is_fenced(&self.quorum.image(), life.broker, life.epoch).map(drop)
     }
 
     /// Adds to the evidence.

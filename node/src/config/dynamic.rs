@@ -33,13 +33,14 @@ pub static DYNAMIC_KEYS: &[DynamicKey] = &[
         name: LEADER_REPLICATION_THROTTLED_RATE,
         kind: Kind::Long { min: 0 },
         default: UNLIMITED,
-        doc: "Accepted for the sake of Kafka's tools; what limits catching up is follower.replication.throttled.rate.",
+        doc: "Bytes a second a node sends, where it leads a replica of leader.replication.throttled.replicas, to followers that \
+              are not in sync.",
     },
     DynamicKey {
         name: FOLLOWER_REPLICATION_THROTTLED_RATE,
         kind: Kind::Long { min: 0 },
         default: UNLIMITED,
-        doc: "Bytes a second a node fetches for its replicas that are not in sync.",
+        doc: "Bytes a second a node fetches for its replicas of follower.replication.throttled.replicas that are not in sync.",
     },
 ];
 
@@ -68,9 +69,9 @@ impl DynamicKey {
 /// Limits of catch-up traffic, in bytes a second; `None` is none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ReplicationThrottle {
-    /// What a leader sends; not enforced, the followers' is.
+    /// What a node sends to throttled replicas that are not in sync.
     pub leader: Option<u64>,
-    /// What a node fetches for replicas that are not in sync.
+    /// What a node fetches for throttled replicas that are not in sync.
     pub follower: Option<u64>,
 }
 

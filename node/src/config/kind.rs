@@ -1,5 +1,7 @@
 //! The type of a configuration value: what it may be, and how Kafka's tools are told.
 
+use super::throttled_replicas::ThrottledReplicas;
+
 /// What values a key takes. Values travel and are stored as text, as Kafka does it; this is the one place that reads them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -23,6 +25,8 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// One or more of these words, separated by commas, none twice.
     SomeOf(&'static [&'static str]),
+    /// `*`, or a list of replicas, see [`ThrottledReplicas`].
+    Replicas,
     /// A key of Kafka's that has one possible value here. Accepting others silently would promise what is not kept.
     Only {
         /// That value.
@@ -81,6 +85,7 @@ impl Kind {
                     && chosen.iter().all(|word| words.contains(word))
                     && !repeats()
             }
+            Self::Replicas => ThrottledReplicas::parse(value).is_some(),
             Self::Only { value: only, .. } => value.eq_ignore_ascii_case(only),
         };
         if fits { Ok(()) } else { Err(self.expected()) }
@@ -100,9 +105,9 @@ impl Kind {
                 "it must be one or more of {}, separated by commas",
                 words.join(", ")
             ),
-            Self::Only {
-                value: "", instead, ..
-            } => format!("it must be empty: {instead}"),
+            Self::Replicas => {
+                "it must be * or a list of PARTITION:BROKER,PARTITION:BROKER,…".into()
+            }
             Self::Only { value, instead, .. } => format!("it can only be {value}: {instead}"),
         }
     }
@@ -115,8 +120,17 @@ impl Kind {
             Self::Long { .. } => WireType::Long,
             Self::Ratio => WireType::Double,
             Self::OneOf(_) => WireType::String,
-            Self::SomeOf(_) => WireType::List,
+            Self::SomeOf(_) | Self::Replicas => WireType::List,
             Self::Only { wire_type, .. } => wire_type,
+        }
+    }
+
+    /// Whether it is a list that words can be added to and taken out of (KIP-339), and `word` may be one of them.
+    pub fn takes_word(self, word: &str) -> bool {
+        match self {
+            Self::SomeOf(words) => words.contains(&word),
+            Self::Replicas => ThrottledReplicas::parse(word).is_some(),
+            _ => false,
         }
     }
 }
@@ -171,6 +185,8 @@ mod tests {
         let policies = Kind::SomeOf(&["delete", "compact"]);
         accepts(policies, &["delete", "compact,delete", "delete, compact"]);
         refuses(policies, &["", ",", "delete,delete", "keep", "Delete"]);
+        accepts(Kind::Replicas, &["", "*", "0:1", "0:1,1:2"]);
+        refuses(Kind::Replicas, &["0", "0:1,*", "all"]);
     }
 
     #[test]

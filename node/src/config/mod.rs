@@ -10,6 +10,7 @@ pub mod dynamic;
 mod file;
 pub mod kind;
 mod load;
+pub mod throttled_replicas;
 pub mod topic;
 pub mod topic_layers;
 pub mod value;

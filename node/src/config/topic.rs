@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use kittiwake_raft::image::MIN_INSYNC_REPLICAS;
 
 use super::kind::{Kind, WireType};
+use super::throttled_replicas::{FOLLOWER_THROTTLED_REPLICAS, LEADER_THROTTLED_REPLICAS};
 
 /// Keys and values, as the metadata log keeps them.
 pub type Configs = BTreeMap<String, String>;
@@ -73,7 +74,6 @@ const ANY_INT: i32 = i32::MAX;
 const FOREVER: &str = "9223372036854775807";
 const FSYNC_INSTEAD: &str =
     "set kittiwake.durability=persisted to have acknowledged records on disk";
-const THROTTLE_INSTEAD: &str = "replication is not throttled by replica";
 
 const fn key(
     name: &'static str,
@@ -169,15 +169,12 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         "Records are not flushed by time; kittiwake.durability decides what is on disk before it is acknowledged.",
     ),
     topic_only(key(
-        "follower.replication.throttled.replicas",
+        FOLLOWER_THROTTLED_REPLICAS,
         "",
-        Kind::Only {
-            value: "",
-            wire_type: WireType::List,
-            instead: THROTTLE_INSTEAD,
-        },
+        Kind::Replicas,
         "",
-        "Replicas whose replication is throttled on the follower: none.",
+        "Replicas held to follower.replication.throttled.rate where they follow and are not in sync: * for all, or a list of \
+         PARTITION:BROKER.",
     )),
     key(
         INDEX_INTERVAL_BYTES,
@@ -198,15 +195,12 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
          Kafka. 'persisted': every in-sync replica has it on disk.",
     ),
     topic_only(key(
-        "leader.replication.throttled.replicas",
+        LEADER_THROTTLED_REPLICAS,
         "",
-        Kind::Only {
-            value: "",
-            wire_type: WireType::List,
-            instead: THROTTLE_INSTEAD,
-        },
+        Kind::Replicas,
         "",
-        "Replicas whose replication is throttled on the leader: none.",
+        "Replicas held to leader.replication.throttled.rate where they lead, in what they send to followers that are not in \
+         sync: * for all, or a list of PARTITION:BROKER.",
     )),
     key(
         MAX_COMPACTION_LAG_MS,

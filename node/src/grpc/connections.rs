@@ -1,11 +1,10 @@
-//! The connections of the gRPC listener: so many at once, and none that stays silent.
+//! The connections of the gRPC listener: so many at once of each kind ([`Places`]), and none that stays silent.
 //!
 //! HTTP/2 pings keep a living client's connection from being silent ([`super::KEEPALIVE`]); what is closed here has
-//! vanished, or never spoke HTTP/2, which pings alone would not find out.
+//! vanished, never spoke HTTP/2, which pings alone would not find out, or never asked anything.
 
 use std::future::Future as _;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,30 +12,41 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-/// Every node has a few, administrators and their tools a handful; further connections wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
+use super::places::{Place, Places};
+
 /// Pause after `accept` failed for want of something that only time brings back.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long a connection that was refused a place stays, so that its client reads why.
+const GOODBYE: Duration = Duration::from_millis(200);
 
-/// Accepts until `shutdown`; a connection is closed when nothing comes in for `silence_max`.
+/// How long a connection may keep quiet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Until its first request.
+    pub(super) first_request: Duration,
+    /// Between any two things that come in, after that.
+    pub(super) silence: Duration,
+}
+
+/// Accepts until `shutdown`; a connection is closed when its patience ends.
 pub(super) fn accept(
     socket: TcpListener,
-    silence_max: Duration,
+    patience: Patience,
     shutdown: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (accepted, incoming) = mpsc::channel(1);
     tokio::spawn(async move {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Places::new();
         loop {
             let connection = tokio::select! {
-                connection = accept_one(&socket, &permits, silence_max) => connection,
+                connection = accept_one(&socket, &places, patience) => connection,
                 () = shutdown.cancelled() => return,
             };
             match connection {
@@ -57,37 +67,59 @@ pub(super) fn accept(
 
 async fn accept_one(
     socket: &TcpListener,
-    permits: &Arc<Semaphore>,
-    silence_max: Duration,
+    places: &Places,
+    patience: Patience,
 ) -> io::Result<Connection> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+    let place = places.arrive().await.map_err(io::Error::other)?;
     let (stream, _) = socket.accept().await?;
     stream.set_nodelay(true)?;
     Ok(Connection {
         stream,
-        silence_max,
-        silent_until: Box::pin(sleep(silence_max)),
-        _permit: permit,
+        silence_max: patience.silence,
+        last_read: Instant::now(),
+        deadline: Box::pin(sleep(patience.first_request)),
+        refused: Some(Box::pin(place.refused())),
+        place,
     })
 }
 
-/// A connection that fails with `TimedOut` after a silence.
+/// A connection that fails with `TimedOut` when its patience has ended.
 pub(super) struct Connection {
     stream: TcpStream,
     silence_max: Duration,
-    silent_until: Pin<Box<Sleep>>,
-    /// Lets the next one in when dropped.
-    _permit: OwnedSemaphorePermit,
+    last_read: Instant,
+    /// When to look whether it has been silent for too long.
+    deadline: Pin<Box<Sleep>>,
+    /// Completes when it was refused; none from then on.
+    refused: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    place: Arc<Place>,
+}
+
+impl Connection {
+    /// Ready when the connection has to go.
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(refused) = &mut self.refused
+            && refused.as_mut().poll(context).is_ready()
+        {
+            self.refused = None;
+            self.deadline.as_mut().reset(Instant::now() + GOODBYE);
+        }
+        loop {
+            ready!(self.deadline.as_mut().poll(context));
+            let until = self.last_read + self.silence_max;
+            if !self.place.has_asked() || until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.deadline.as_mut().reset(until);
+        }
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Option<SocketAddr>;
+    type ConnectInfo = Arc<Place>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.peer_addr().ok()
+        Arc::clone(&self.place)
     }
 }
 
@@ -99,11 +131,10 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            let until = Instant::now() + self.silence_max;
-            self.silent_until.as_mut().reset(until);
+            self.last_read = Instant::now();
             return read;
         }
-        ready!(self.silent_until.as_mut().poll(context));
+        ready!(self.poll_ended(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -141,8 +172,14 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_stream::StreamExt as _;
+
+    use crate::grpc::places::{Peer, UNASKED_MAX, of};
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(20);
 
     async fn listening() -> (TcpListener, SocketAddr) {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -150,28 +187,68 @@ mod tests {
         (socket, address)
     }
 
-    #[tokio::test]
-    async fn a_silent_connection_is_given_up_and_a_speaking_one_is_not() {
+    /// One connection: the client's end, and the server's.
+    async fn connected(patience: Patience) -> (TcpStream, Connection) {
         let (socket, address) = listening().await;
-        let shutdown = CancellationToken::new();
-        let mut incoming = accept(socket, Duration::from_millis(20), shutdown.clone());
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(b"x").await.unwrap();
-        let mut connection = incoming.next().await.unwrap().unwrap();
-        assert_eq!(connection.read_u8().await.unwrap(), b'x');
-        let silent = connection.read_u8().await.unwrap_err();
-        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
-        shutdown.cancel();
+        let mut incoming = accept(socket, patience, CancellationToken::new());
+        let client = TcpStream::connect(address).await.unwrap();
+        (client, incoming.next().await.unwrap().unwrap())
+    }
+
+    /// What a request of this peer does to a connection's place.
+    fn ask(connection: &Connection, peer: Peer) {
+        let mut request = tonic::Request::new(());
+        request.extensions_mut().insert(connection.connect_info());
+        of(peer)(request).unwrap();
     }
 
     #[tokio::test]
-    async fn connections_beyond_the_limit_wait_for_one_to_end() {
+    async fn a_silent_connection_is_given_up_and_a_speaking_one_is_not() {
+        let patience = Patience {
+            first_request: SHORT,
+            silence: SHORT,
+        };
+        let (mut client, mut connection) = connected(patience).await;
+        client.write_all(b"x").await.unwrap();
+        ask(&connection, Peer::Operator);
+        assert_eq!(connection.read_u8().await.unwrap(), b'x');
+        let silent = connection.read_u8().await.unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_nothing_is_given_up_whatever_it_says() {
+        let patience = Patience {
+            first_request: SHORT,
+            silence: LONG,
+        };
+        let (mut client, mut connection) = connected(patience).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(connection.read_u8().await.unwrap(), b'x');
+        let quiet = connection.read_u8().await.unwrap_err();
+        assert_eq!(quiet.kind(), io::ErrorKind::TimedOut);
+
+        let (mut client, mut connection) = connected(patience).await;
+        ask(&connection, Peer::Node);
+        let write_later = async {
+            sleep(2 * SHORT).await;
+            client.write_all(b"x").await.unwrap();
+        };
+        let (read, ()) = tokio::join!(connection.read_u8(), write_later);
+        assert_eq!(read.unwrap(), b'x', "it has asked, and may take its time");
+    }
+
+    #[tokio::test]
+    async fn connections_that_have_not_asked_yet_wait_for_each_other() {
         let (socket, address) = listening().await;
-        let shutdown = CancellationToken::new();
-        let mut incoming = accept(socket, Duration::from_secs(60), shutdown.clone());
+        let patience = Patience {
+            first_request: LONG,
+            silence: LONG,
+        };
+        let mut incoming = accept(socket, patience, CancellationToken::new());
         let mut clients = Vec::new();
         let mut connections = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
+        for _ in 0..UNASKED_MAX {
             clients.push(TcpStream::connect(address).await.unwrap());
             connections.push(incoming.next().await.unwrap().unwrap());
         }
@@ -180,8 +257,7 @@ mod tests {
         tokio::pin!(next);
         let poll = std::future::poll_fn(|context| Poll::Ready(next.as_mut().poll(context)));
         assert!(poll.await.is_pending());
-        connections.pop();
+        ask(&connections[0], Peer::Node);
         assert!(next.await.is_some());
-        shutdown.cancel();
     }
 }

@@ -7,6 +7,7 @@
 
 mod connections;
 mod gate;
+mod places;
 
 use std::time::Duration;
 
@@ -14,13 +15,16 @@ use kittiwake_proto::FILE_DESCRIPTOR_SET;
 use kittiwake_raft::MetadataQuorum;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::error;
 
 use crate::cluster;
+use connections::Patience;
 use gate::Gated;
 pub(crate) use gate::gate;
+use places::{Peer, of};
 
 /// Requests at once on one connection.
 const REQUESTS_PER_CONNECTION_MAX: usize = 32;
@@ -30,8 +34,12 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// Silent connections are asked whether they are alive.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// A connection that did not answer twice is closed.
-const SILENCE_MAX: Duration = Duration::from_secs(150);
+const PATIENCE: Patience = Patience {
+    // Clients connect when they have something to ask.
+    first_request: Duration::from_secs(10),
+    // It did not answer twice.
+    silence: Duration::from_secs(150),
+};
 /// Headers of a request, in bytes.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
@@ -62,18 +70,23 @@ pub(crate) async fn serve<H: Health>(
             None
         }
     };
-    let incoming = connections::accept(socket, SILENCE_MAX, shutdown.clone());
+    let incoming = connections::accept(socket, PATIENCE, shutdown.clone());
     let served = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION_MAX)
         .timeout(REQUEST_DEADLINE)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(services.quorum.grpc_service())
-        .add_service(services.cluster)
-        .add_service(services.health)
-        .add_service(services.admin)
-        .add_optional_service(reflection)
+        .add_service(InterceptedService::new(
+            services.quorum.grpc_service(),
+            of(Peer::Node),
+        ))
+        .add_service(InterceptedService::new(services.cluster, of(Peer::Node)))
+        .add_service(InterceptedService::new(services.health, of(Peer::Operator)))
+        .add_service(InterceptedService::new(services.admin, of(Peer::Operator)))
+        .add_optional_service(
+            reflection.map(|reflection| InterceptedService::new(reflection, of(Peer::Operator))),
+        )
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await;
     if let Err(error) = served {

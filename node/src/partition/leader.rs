@@ -243,6 +243,11 @@ impl Leader {
             .fold(own, Offset::min)
     }
 
+    /// Whether the cluster counts `replica` as in sync.
+    pub fn is_in_sync(&self, replica: BrokerId) -> bool {
+        self.isr.contains(&replica)
+    }
+
     /// In-sync followers that have the log up to `offset`: where a consumer may be sent to read it (KIP-392).
     pub fn followers_with(&self, offset: Offset) -> impl Iterator<Item = BrokerId> {
         let has = move |follower: &Follower| {

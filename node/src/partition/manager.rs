@@ -5,28 +5,25 @@
 //! topic id, never by name. A directory that no topic of the image claims is a *stray*: renamed and kept, never deleted.
 //! Strays are judged by the first image only, which holds at least this life's registration.
 
+mod logs;
+mod reconciling;
+
 use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, Topic, TopicId};
-use kittiwake_storage::{
-    Checkpoint, CreateError, FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset,
-};
+use kittiwake_storage::{Checkpoint, FailedLog, LeaderEpoch, Loaded, LoadedLog, LogDir};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
-use uuid::Uuid;
+use tracing::error;
 
-use super::isr::{IsrUpdates, committed};
-use super::replica::{Following, Partition, Settings};
+use super::isr::IsrUpdates;
+use super::replica::{Following, Partition};
 use crate::api::ErrorCode;
 use crate::cluster::ControllerLease;
-use crate::config::{BrokerConfig, TopicConfig};
-
-/// Threads that create logs together: creation waits for fsync, which the file system commits in groups.
-const CREATE_THREADS: usize = 16;
+use crate::config::BrokerConfig;
 
 /// Pause before logs that could not be created are tried again.
 const CREATE_RETRY: Duration = Duration::from_secs(5);
@@ -87,22 +84,6 @@ enum LocalPartition {
     Damaged(Option<FailedLog>),
     /// Its log could not be created, for want of space or descriptors; it is tried again.
     NotCreated,
-}
-
-/// Why a partition has no log.
-enum Unopened {
-    Damaged(Option<Box<FailedLog>>, String),
-    NotCreated(CreateError),
-}
-
-/// What an image says of this life of the node.
-enum Standing {
-    /// It does not know it yet.
-    Awaited,
-    /// What it says of this node's partitions is meant for this process.
-    Registered,
-    /// Another process has its place, or nobody.
-    Gone,
 }
 
 impl LocalTopic {
@@ -367,68 +348,6 @@ impl PartitionManager {
         registry.topics.values().any(LocalTopic::has_uncreated)
     }
 
-    /// Carries the difference between the image and what is here out. Blocks on the disk.
-    ///
-    /// Leaderships first: creating and deleting logs can take its time, and elections must not wait for it.
-    pub fn reconcile(&self, image: &ClusterImage) {
-        match self.standing(image) {
-            Standing::Awaited => return,
-            Standing::Gone => {
-                self.resign_all();
-                self.reconciled.send_replace(image.offset);
-                return;
-            }
-            Standing::Registered => {}
-        }
-        let broker_configs =
-            [None, Some(self.node_id)].map(|broker| image.broker_configs(broker).cloned());
-        let same_defaults = self.registry.read().broker_configs == broker_configs;
-        let changed: Vec<&Arc<Topic>> = {
-            let registry = self.registry.read();
-            let unchanged = |topic: &Arc<Topic>| {
-                let local = registry.topics.get(&topic.id);
-                local
-                    .is_some_and(|local| Arc::ptr_eq(&local.image, topic) && !local.has_uncreated())
-            };
-            let topics = image.topics();
-            topics
-                .filter(|topic| !(same_defaults && unchanged(topic)))
-                .collect()
-        };
-        for topic in &changed {
-            let partitions = self.local_partitions(topic);
-            self.follow(image, topic, &partitions);
-        }
-        self.drop_deleted(image);
-        for topic in changed {
-            self.reconcile_topic(image, topic);
-        }
-        self.registry.write().broker_configs = broker_configs;
-        self.set_strays_aside();
-        self.reconciled.send_replace(image.offset);
-    }
-
-    fn standing(&self, image: &ClusterImage) -> Standing {
-        let Some(epoch) = self.epoch.get() else {
-            return Standing::Awaited;
-        };
-        let registered = image.broker(self.node_id).map(|broker| broker.epoch);
-        // An epoch is the metadata offset of the registration.
-        let reached = u64::try_from(epoch.0).is_ok_and(|registration| image.offset >= registration);
-        match registered {
-            Some(registered) if registered == *epoch => Standing::Registered,
-            _ if reached => Standing::Gone,
-            _ => Standing::Awaited,
-        }
-    }
-
-    fn resign_all(&self) {
-        for partition in self.all() {
-            partition.resign();
-            self.fetchers.stop(&partition);
-        }
-    }
-
     /// The high watermarks of all partitions, as they are checkpointed.
     pub fn high_watermarks(&self) -> Checkpoint {
         let of = |partition: &Arc<Partition>| {
@@ -438,296 +357,5 @@ impl PartitionManager {
             )
         };
         self.all().iter().map(of).collect()
-    }
-
-    fn drop_deleted(&self, image: &ClusterImage) {
-        let deleted: Vec<LocalTopic> = {
-            let mut registry = self.registry.write();
-            let gone: Vec<_> = registry
-                .topics
-                .keys()
-                .filter(|id| image.topic(**id).is_none())
-                .copied()
-                .collect();
-            gone.into_iter()
-                .filter_map(|id| {
-                    let topic = registry.topics.remove(&id)?;
-                    if registry.ids.get(&topic.image.name) == Some(&id) {
-                        registry.ids.remove(&topic.image.name);
-                    }
-                    Some(topic)
-                })
-                .collect()
-        };
-        let mut gone = Vec::new();
-        for topic in &deleted {
-            info!(topic = %topic.image.name, id = %topic.image.id, "topic deleted");
-            gone.extend(topic.open_partitions().map(Arc::clone));
-        }
-        self.delete(&gone);
-    }
-
-    /// Deletes the logs of partitions that this node has no replica of any more.
-    fn delete(&self, partitions: &[Arc<Partition>]) {
-        if partitions.is_empty() {
-            return;
-        }
-        for partition in partitions {
-            partition.resign();
-            self.fetchers.stop(partition);
-        }
-        let names: Vec<_> = partitions
-            .iter()
-            .map(|partition| partition.log().partition().clone())
-            .collect();
-        for (partition, error) in self.log_dir.delete_logs(&names) {
-            error!(%partition, %error, "cannot delete the log");
-        }
-    }
-
-    fn local_partitions(&self, topic: &Topic) -> BTreeMap<i32, LocalPartition> {
-        let registry = self.registry.read();
-        let local = registry.topics.get(&topic.id);
-        local
-            .map(|local| local.partitions.clone())
-            .unwrap_or_default()
-    }
-
-    /// Brings the open ones of `partitions` in step with the topic's configuration and their leaders.
-    fn follow(
-        &self,
-        image: &ClusterImage,
-        topic: &Topic,
-        partitions: &BTreeMap<i32, LocalPartition>,
-    ) {
-        let config = TopicConfig::of_topic(&self.config, image, topic);
-        let settings = settings(image, topic, &config);
-        for (index, at) in (0i32..).zip(&topic.partitions) {
-            if let Some(LocalPartition::Open(partition)) = partitions.get(&index)
-                && at.replicas.contains(&self.node_id)
-            {
-                partition.log().set_config(config.log_config());
-                let led_in =
-                    (at.leader == Some(self.node_id)).then_some(LeaderEpoch(at.leader_epoch));
-                partition.configure(settings, led_in);
-                self.follow_leadership(partition, at);
-            }
-        }
-    }
-
-    fn reconcile_topic(&self, image: &ClusterImage, topic: &Arc<Topic>) {
-        let config = TopicConfig::of_topic(&self.config, image, topic);
-        let settings = settings(image, topic, &config);
-        let mut partitions = self.local_partitions(topic);
-        let mut moved = Vec::new();
-        partitions.retain(|index, local| {
-            let is_replica = usize::try_from(*index)
-                .ok()
-                .and_then(|index| topic.partitions.get(index))
-                .is_some_and(|image| image.replicas.contains(&self.node_id));
-            if !is_replica && let LocalPartition::Open(partition) = local {
-                info!(topic = %topic.name, partition = index, "the partition has moved to other nodes");
-                moved.push(Arc::clone(partition));
-            }
-            is_replica
-        });
-        self.delete(&moved);
-        let is_missing = |index: &i32| {
-            matches!(
-                partitions.get(index),
-                None | Some(LocalPartition::NotCreated)
-            )
-        };
-        let missing: Vec<i32> = (0i32..)
-            .zip(&topic.partitions)
-            .filter(|(index, image)| image.replicas.contains(&self.node_id) && is_missing(index))
-            .map(|(index, _)| index)
-            .collect();
-        partitions.extend(self.open_logs(topic, &config, settings, &missing));
-        let anew: Vec<i32> = partitions
-            .iter()
-            .filter(|(index, local)| match local {
-                LocalPartition::Damaged(Some(failed)) => {
-                    self.may_begin_anew(topic, **index, failed)
-                }
-                _ => false,
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        partitions.extend(self.open_logs(topic, &config, settings, &anew));
-        self.follow(image, topic, &partitions);
-        let mut registry = self.registry.write();
-        registry.ids.insert(topic.name.clone(), topic.id);
-        registry.topics.insert(
-            topic.id,
-            LocalTopic {
-                image: Arc::clone(topic),
-                partitions,
-            },
-        );
-    }
-
-    fn follow_leadership(&self, partition: &Arc<Partition>, image: &kittiwake_raft::Partition) {
-        let epoch = LeaderEpoch(image.leader_epoch);
-        match image.leader {
-            Some(leader) if leader != self.node_id => {
-                let following = Following { leader, epoch };
-                if partition.follow(following) {
-                    self.fetchers.follow(partition, following);
-                }
-            }
-            Some(_) if partition.leader_epoch() == epoch => {
-                partition.isr_changed(epoch, committed(image));
-            }
-            // Nothing could be written: others are about to lead.
-            Some(_) if self.log_dir.is_offline() => partition.resign(),
-            Some(_) => {
-                let lag_max = self.config.replica_lag_time_max_ms.as_millis();
-                let lag_max_ms = i64::try_from(lag_max).unwrap_or(i64::MAX);
-                partition.lead(epoch, self.node_id, committed(image), lag_max_ms);
-                self.fetchers.stop(partition);
-            }
-            None => {
-                partition.resign();
-                self.fetchers.stop(partition);
-            }
-        }
-    }
-
-    /// Sets a damaged log aside if the cluster does not need it: others are in sync, and this replica is not one of those
-    /// that may hold what they lack. It is then replicated anew.
-    fn may_begin_anew(&self, topic: &Topic, index: i32, failed: &FailedLog) -> bool {
-        let needed = usize::try_from(index)
-            .ok()
-            .and_then(|index| topic.partitions.get(index))
-            .is_none_or(|image| {
-                image.leader.is_none_or(|leader| leader == self.node_id)
-                    || image.isr.contains(&self.node_id)
-                    || image.elr.contains(&self.node_id)
-            });
-        if needed {
-            return false;
-        }
-        match self.log_dir.set_damaged_aside(failed) {
-            Ok(kept) => {
-                error!(topic = %topic.name, partition = index, kept = %kept.display(), reason = %failed.reason,
-                    "a damaged log is replaced by what the other replicas have; look at the disk");
-                true
-            }
-            Err(error) => {
-                error!(topic = %topic.name, partition = index, %error, "cannot set a damaged log aside");
-                false
-            }
-        }
-    }
-
-    /// Claims or creates the logs of `missing` partitions, several at a time.
-    fn open_logs(
-        &self,
-        topic: &Topic,
-        config: &TopicConfig,
-        settings: Settings,
-        missing: &[i32],
-    ) -> Vec<(i32, LocalPartition)> {
-        let name: Arc<str> = topic.name.as_str().into();
-        let open = |index: i32| {
-            let opened = match self.open_log(topic, config, index) {
-                Ok(opened) => {
-                    let partition = Partition::new(
-                        Arc::clone(&name),
-                        topic.id,
-                        index,
-                        opened,
-                        settings,
-                        (Arc::clone(&self.lease), Arc::clone(&self.isr_updates)),
-                    );
-                    LocalPartition::Open(Arc::new(partition))
-                }
-                Err(Unopened::Damaged(failed, reason)) => {
-                    error!(topic = %name, partition = index, reason, "the partition is offline");
-                    LocalPartition::Damaged(failed.map(|failed| *failed))
-                }
-                Err(Unopened::NotCreated(error)) => {
-                    error!(topic = %name, partition = index, %error, "cannot create the log; trying again");
-                    LocalPartition::NotCreated
-                }
-            };
-            (index, opened)
-        };
-        let share = missing.len().div_ceil(CREATE_THREADS).max(1);
-        if missing.len() <= 1 {
-            return missing.iter().map(|&index| open(index)).collect();
-        }
-        std::thread::scope(|scope| {
-            let open = &open;
-            let workers: Vec<_> = missing
-                .chunks(share)
-                .map(|indexes| {
-                    scope
-                        .spawn(move || indexes.iter().map(|&index| open(index)).collect::<Vec<_>>())
-                })
-                .collect();
-            // A worker that panics takes the reconciliation with it, which `run` reports.
-            workers
-                .into_iter()
-                .flat_map(|worker| worker.join().unwrap_or_default())
-                .collect()
-        })
-    }
-
-    fn open_log(
-        &self,
-        topic: &Topic,
-        config: &TopicConfig,
-        index: i32,
-    ) -> Result<(Arc<Log>, Offset), Unopened> {
-        let claimed = self.unclaimed.lock().remove(&(topic.id, index));
-        match claimed {
-            Some(Found::Loaded(loaded)) => {
-                loaded.log.set_config(config.log_config());
-                Ok((loaded.log, loaded.high_watermark))
-            }
-            Some(Found::Failed(failed)) => {
-                let reason = failed.reason.clone();
-                Err(Unopened::Damaged(Some(Box::new(failed)), reason))
-            }
-            None => {
-                let id = Uuid::from_bytes(*topic.id.as_bytes());
-                let created = self
-                    .log_dir
-                    .create_log(&topic.name, id, index, config.log_config());
-                created
-                    .map(|log| (log, Offset::ZERO))
-                    .map_err(|error| match error {
-                        CreateError::Exists(_) | CreateError::InvalidName(_) => {
-                            Unopened::Damaged(None, error.to_string())
-                        }
-                        CreateError::Offline(_) | CreateError::Io(_) => Unopened::NotCreated(error),
-                    })
-            }
-        }
-    }
-
-    /// Renames the directories that the image does not know. Only what was found at start can be one.
-    fn set_strays_aside(&self) {
-        let strays = std::mem::take(&mut *self.unclaimed.lock());
-        for ((id, _), found) in strays {
-            let Found::Loaded(loaded) = found else {
-                continue;
-            };
-            let partition = loaded.log.partition();
-            warn!(%partition, topic_id = %id, "no topic of the cluster claims this directory; it is kept as a stray");
-            if let Err(error) = self.log_dir.set_stray(partition) {
-                error!(%partition, %error, "cannot rename a stray directory");
-            }
-        }
-    }
-}
-
-fn settings(image: &ClusterImage, topic: &Topic, config: &TopicConfig) -> Settings {
-    Settings {
-        batch_rules: config.batch_rules(),
-        min_insync_replicas: image.min_insync_replicas(topic),
-        durability: config.durability,
     }
 }

@@ -20,5 +20,5 @@ pub use manager::PartitionManager;
 pub use readers::{FetchWaiter, News, ReaderRegistration, Slot};
 pub use replica::{
     Acks, AppendRefused, Followed, FollowerFetch, Following, LeaderAnswer, Partition, Settings,
-    Written,
+    Throttled, Written,
 };

@@ -3,6 +3,9 @@
 //! A request names only partitions whose position changed since the last one: an idle partition is not mentioned, in
 //! either direction. With something to say while a request still waits at the leader (a partition was added, a flush is
 //! done, a pause is over) the next request is sent at once; the leader then answers the first one.
+//!
+//! While a throttled replica has to pause ([`super::throttle`]) the session forgets it, so that the leader sends nothing of
+//! it. What was asked for already is taken: an answer's worth, of which the time is then waited for.
 
 use bytes::Bytes;
 use kafka_wire::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
@@ -26,7 +29,6 @@ use crate::api::ErrorCode;
 use crate::api::fetch::replica::FLUSHED_OFFSET_TAG;
 use crate::config::BrokerConfig;
 use crate::config::address::REPLICATION_LISTENER;
-use crate::config::dynamic::ReplicationThrottle;
 use crate::partition::{Followed as Outcome, Following, LeaderAnswer, Partition};
 
 /// Requests on their way at once: one that waits at the leader, and one with news.
@@ -51,7 +53,7 @@ const HEAVY_BYTES: usize = 64 << 10;
 struct Followed {
     partition: Arc<Partition>,
     following: Following,
-    /// Its end when it was last named to the leader.
+    /// Its end when it was last named to the leader; none where the session does not hold it.
     named: Option<Offset>,
     /// Answers in a row that came to nothing.
     failures: u32,
@@ -68,7 +70,7 @@ pub(super) struct Fetcher {
     /// Partitions that the session holds and this fetcher does not.
     to_forget: BTreeSet<Key>,
     /// Partitions that pause, and until when.
-    pausing: BTreeMap<Instant, Vec<Key>>,
+    pausing: BTreeMap<Instant, BTreeSet<Key>>,
     /// Flushes and moves of log starts under way; what they change is named when they are done.
     background: JoinSet<Key>,
     session: Session,
@@ -148,6 +150,9 @@ impl Fetcher {
         self.to_forget.clear();
         self.pausing.clear();
         self.to_name = self.partitions.keys().copied().collect();
+        for followed in self.partitions.values_mut() {
+            followed.named = None;
+        }
     }
 
     fn take_changes(&mut self) {
@@ -178,18 +183,42 @@ impl Fetcher {
         }
     }
 
-    /// Until when a replica that is out of sync has to pause after `bytes` (`follower.replication.throttled.rate`).
-    fn throttled(&self, (topic, index): Key, bytes: usize) -> Option<Instant> {
-        let shared = &self.shared;
-        let image = shared.quorum.image();
-        let in_sync = image
-            .partition(topic, index)
-            .is_some_and(|partition| partition.isr.contains(&shared.node_id));
-        if in_sync {
-            return None;
+    /// Takes note of what throttled replicas were sent; if it was too much, all of them are looked at before the next request.
+    fn count_throttled(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
         }
-        let rate = ReplicationThrottle::of(&image, shared.node_id).follower?;
-        shared.throttle.lock().take(Instant::now(), bytes, rate)
+        self.shared.limit.record(bytes);
+        if self.shared.limit.pause().is_some() {
+            let asked = self.partitions.iter().filter(|(key, followed)| {
+                followed.named.is_some() && self.shared.may_hold_back(**key, &followed.partition)
+            });
+            self.to_name.extend(asked.map(|(key, _)| *key));
+        }
+    }
+
+    /// Takes what has to pause out of what the next request is to name; the session forgets it until the pause is over.
+    fn hold_back(&mut self) {
+        let throttled = self.to_name.iter().filter(|key| {
+            let followed = self.partitions.get(key);
+            followed.is_some_and(|followed| self.shared.may_hold_back(**key, &followed.partition))
+        });
+        let throttled: Vec<Key> = throttled.copied().collect();
+        if throttled.is_empty() {
+            return;
+        }
+        let Some(until) = self.shared.limit.pause() else {
+            return;
+        };
+        for key in throttled {
+            self.to_name.remove(&key);
+            if let Some(followed) = self.partitions.get_mut(&key)
+                && followed.named.take().is_some()
+            {
+                self.to_forget.insert(key);
+            }
+            self.pausing.entry(until).or_default().insert(key);
+        }
     }
 
     /// Flushes in the background; how far it came is named when it is done. One that failed for want of room or
@@ -210,7 +239,7 @@ impl Fetcher {
         self.to_name.insert(key);
         if has_unflushed(&followed.partition) {
             let until = Instant::now() + RETRY_MAX;
-            self.pausing.entry(until).or_default().push(key);
+            self.pausing.entry(until).or_default().insert(key);
         }
     }
 
@@ -248,6 +277,7 @@ impl Fetcher {
                 return Ended::Idle;
             }
             self.resume();
+            self.hold_back();
             let in_flight = channel.in_flight();
             // The first answer says which session the next request is of.
             let has_news =
@@ -396,15 +426,22 @@ impl Fetcher {
         self.shared.counters.fetches.inc();
         self.shared.counters.bytes.inc_by(bytes as u64);
         let is_heavy = bytes >= HEAVY_BYTES || answers.iter().any(Received::may_rewind);
-        let outcomes: Vec<_> = if is_heavy {
+        let outcomes: Vec<Taken> = if is_heavy {
             let taking = spawn_blocking(move || answers.iter().map(Received::take).collect());
             taking.await.map_err(io::Error::other)?
         } else {
             answers.iter().map(Received::take).collect()
         };
+        let throttled = outcomes.iter().filter(|taken| {
+            let followed = self.partitions.get(&taken.key);
+            followed
+                .is_some_and(|followed| self.shared.may_hold_back(taken.key, &followed.partition))
+        });
+        let throttled_bytes = throttled.map(|taken| taken.grown).sum();
         for taken in outcomes {
             self.go_on(taken);
         }
+        self.count_throttled(throttled_bytes);
         Ok(())
     }
 
@@ -433,10 +470,7 @@ impl Fetcher {
                     // Named when it is flushed: before that the leader could do nothing with it.
                     self.flush(key, &partition);
                 } else if grown > 0 {
-                    match self.throttled(key, grown) {
-                        Some(until) => self.pausing.entry(until).or_default().push(key),
-                        None => drop(self.to_name.insert(key)),
-                    }
+                    self.to_name.insert(key);
                 }
             }
             // The leader was told of another end since, and answers that.
@@ -448,7 +482,7 @@ impl Fetcher {
                 let pause = RETRY * 2u32.saturating_pow(followed.failures);
                 followed.failures = (followed.failures + 1).min(10);
                 let until = Instant::now() + pause.min(RETRY_MAX);
-                self.pausing.entry(until).or_default().push(key);
+                self.pausing.entry(until).or_default().insert(key);
             }
             Outcome::Obsolete => {}
         }

@@ -12,6 +12,6 @@ mod channel;
 mod fetcher;
 mod pool;
 pub mod sessions;
-mod throttle;
+pub mod throttle;
 
 pub use pool::{FetchCounters, FetcherPool};

@@ -8,13 +8,12 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fetcher::Fetcher;
 use super::sessions::Key;
-use super::throttle::Throttle;
+use super::throttle::{Limit, Side};
 use crate::config::BrokerConfig;
 use crate::partition::manager::Fetchers;
 use crate::partition::{Following, Partition};
@@ -37,9 +36,21 @@ pub(super) struct Shared {
     pub(super) config: Arc<BrokerConfig>,
     pub(super) quorum: MetadataQuorum,
     pub(super) counters: FetchCounters,
-    /// Of everything this node fetches for replicas that are out of sync.
-    pub(super) throttle: Mutex<Throttle>,
+    /// Of everything this node fetches for throttled replicas that are out of sync.
+    pub(super) limit: Limit,
     pub(super) stop: CancellationToken,
+}
+
+impl Shared {
+    /// Whether a replica may be held back while it catches up: it is throttled, and not in sync.
+    pub(super) fn may_hold_back(&self, (topic, index): Key, replica: &Partition) -> bool {
+        replica.throttled().as_follower
+            && self
+                .quorum
+                .image()
+                .partition(topic, index)
+                .is_none_or(|partition| !partition.isr.contains(&self.node_id))
+    }
 }
 
 /// The fetchers of this node: one per leader, carrying all partitions that follow it.
@@ -77,9 +88,9 @@ impl FetcherPool {
                 node_id,
                 epoch,
                 config,
+                limit: Limit::new(node_id, Side::Follower, quorum.clone()),
                 quorum,
                 counters,
-                throttle: Mutex::new(Throttle::new(Instant::now())),
                 stop,
             }),
             runtime: Handle::current(),

@@ -4,16 +4,22 @@
 //! fetch position changed, partitions with news announce themselves ([`News`]), and a fetch looks at those alone. An idle
 //! partition costs nothing on either side.
 //!
+//! **Throttled replicas** (KIP-73). Records for a follower that is not in sync, of a partition whose leader is throttled, are
+//! held back while the node has sent more than its rate allows. Their numbers are kept apart, and are news again when the
+//! pause is over.
+//!
 //! One session per follower: a fetch that opens one ends the one before. What a partition was told of its records it has
 //! to answer before it gets more (`awaiting`), so records are sent once unless they are asked for again.
 
 use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, TopicId};
 use kittiwake_storage::{FileSlice, LeaderEpoch, Offset, ReadError};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
+use tokio::time::Instant;
 
+use super::throttle::Limit;
 use crate::api::ErrorCode;
 use crate::broker::uptime_ms;
 use crate::partition::{Continuity, FollowerFetch, News, Partition, PartitionManager, Slot};
@@ -31,10 +37,11 @@ const IDLE_MAX_MS: i64 = 60_000;
 const PARTITIONS_MAX: usize = 1_000_000;
 
 /// The sessions of this node's followers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReplicaSessions {
     by_follower: Mutex<HashMap<BrokerId, Arc<ReplicaSession>>>,
     last_id: AtomicI32,
+    limit: Arc<Limit>,
 }
 
 /// What a follower asks of one partition.
@@ -106,6 +113,15 @@ pub struct Gathered {
 }
 
 impl ReplicaSessions {
+    /// No sessions yet; `limit` is that of all of them together.
+    pub fn new(limit: Limit) -> Self {
+        Self {
+            by_follower: Mutex::default(),
+            last_id: AtomicI32::default(),
+            limit: Arc::new(limit),
+        }
+    }
+
     /// Opens a session for a follower, in place of the one it had.
     pub fn open(&self, follower: BrokerId, broker_epoch: BrokerEpoch) -> Arc<ReplicaSession> {
         // Wraps after two thousand million sessions; 0 means none.
@@ -116,6 +132,7 @@ impl ReplicaSessions {
             news: Arc::default(),
             requests: AtomicU64::new(0),
             last_begun_ms: AtomicI64::new(uptime_ms()),
+            limit: Arc::clone(&self.limit),
             state: Mutex::new(State {
                 next_epoch: INITIAL_EPOCH + 1,
                 ..State::default()
@@ -187,6 +204,7 @@ pub struct ReplicaSession {
     requests: AtomicU64,
     /// By the node's uptime.
     last_begun_ms: AtomicI64,
+    limit: Arc<Limit>,
     /// Never held while the disk is waited for.
     state: Mutex<State>,
 }
@@ -197,6 +215,9 @@ struct State {
     numbers: HashMap<Key, usize>,
     places: Vec<Option<Place>>,
     free: Vec<usize>,
+    /// Numbers with records that have to wait, and until when.
+    held_back: BTreeSet<usize>,
+    held_until: Option<Instant>,
     closed: bool,
 }
 
@@ -262,9 +283,31 @@ impl ReplicaSession {
         &self.news
     }
 
+    /// When something that was held back is to be looked at again.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.state.lock().held_until
+    }
+
+    /// Makes news of what was held back, if it may go by now.
+    fn let_go(&self) {
+        let held_back = {
+            let mut state = self.state.lock();
+            match state.held_until {
+                Some(until) if until <= Instant::now() => {}
+                _ => return,
+            }
+            state.held_until = None;
+            std::mem::take(&mut state.held_back)
+        };
+        for number in held_back {
+            self.news.put_back(number);
+        }
+    }
+
     /// Looks at the partitions with news, in the order of their news, until `bytes_max` of records are found; at least
     /// one batch. The rest keeps its place.
     pub fn gather(&self, bytes_max: usize, lane: Lane) -> Gathered {
+        self.let_go();
         let mut numbers = self.news.take().into_iter();
         let mut gathered = Gathered::default();
         let mut budget = bytes_max;
@@ -273,14 +316,24 @@ impl ReplicaSession {
             let told = match look {
                 Look::Nothing => None,
                 Look::Tell(told) => Some(told),
-                Look::Read(read) if lane == Lane::Inline && read.may_need_disk() => {
-                    read.slot.announce(true);
-                    gathered.needs_disk = true;
-                    break;
-                }
                 Look::Read(read) => {
+                    let throttled = read.is_throttled();
+                    if throttled && let Some(until) = self.limit.pause() {
+                        self.state.lock().hold_back(number, until);
+                        continue;
+                    }
+                    if lane == Lane::Inline && read.may_need_disk() {
+                        read.slot.announce(true);
+                        gathered.needs_disk = true;
+                        break;
+                    }
                     let slices = read.slices(budget, budget == bytes_max);
-                    self.state.lock().take_read(number, read, slices)
+                    let told = self.state.lock().take_read(number, read, slices);
+                    if throttled {
+                        self.limit
+                            .record(told.as_ref().map_or(0, Told::records_len));
+                    }
+                    told
                 }
             };
             if let Some(told) = told {
@@ -330,6 +383,11 @@ impl Read {
         self.ask.fetch.from < self.partition.log().active_base_offset()
     }
 
+    /// Whether its follower may be held back.
+    fn is_throttled(&self) -> bool {
+        self.partition.throttles(self.ask.fetch.replica)
+    }
+
     fn slices(&self, budget: usize, one_batch_at_least: bool) -> Result<Vec<FileSlice>, ReadError> {
         let log = self.partition.log();
         let bytes_max = u32::try_from(self.ask.bytes_max.min(budget)).unwrap_or(u32::MAX);
@@ -359,6 +417,11 @@ impl State {
             return None;
         }
         place.take_read(read, slices)
+    }
+
+    fn hold_back(&mut self, number: usize, until: Instant) {
+        self.held_back.insert(number);
+        self.held_until = Some(self.held_until.map_or(until, |earlier| earlier.min(until)));
     }
 
     fn forget(&mut self, key: Key) {

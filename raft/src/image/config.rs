@@ -87,8 +87,9 @@ impl ClusterImage {
         );
         let mut topic = Topic::clone(&before);
         change_configs(&mut topic.configs, change);
+        let min_insync_replicas_changed = differ(&before.configs, &topic.configs);
         self.topics.insert(Arc::new(topic));
-        if touches_min_insync_replicas(change) {
+        if min_insync_replicas_changed {
             self.min_insync_replicas_set(&[before.id]);
         }
         Ok(Applied::Done)
@@ -110,12 +111,14 @@ impl ClusterImage {
                 });
             }
         }
-        let configs = Arc::make_mut(self.broker_configs.entry(broker).or_default());
-        change_configs(configs, change);
+        let configs = self.broker_configs.entry(broker).or_default();
+        let before = Arc::clone(configs);
+        change_configs(Arc::make_mut(configs), change);
+        let min_insync_replicas_changed = differ(&before, configs);
         if configs.is_empty() {
             self.broker_configs.remove(&broker);
         }
-        if touches_min_insync_replicas(change) {
+        if min_insync_replicas_changed {
             let inheriting: Vec<TopicId> = self
                 .topics
                 .iter()
@@ -159,6 +162,12 @@ fn touches_min_insync_replicas(change: &ConfigChange) -> bool {
         .map(|(key, _)| key)
         .chain(&change.remove)
         .any(|key| key == MIN_INSYNC_REPLICAS)
+}
+
+/// Whether `min.insync.replicas` is another one. Set to what it was, it says nothing new of who may lead (Kafka writes no
+/// record then).
+fn differ(before: &Configs, after: &Configs) -> bool {
+    before.get(MIN_INSYNC_REPLICAS) != after.get(MIN_INSYNC_REPLICAS)
 }
 
 fn change_configs(configs: &mut Configs, change: &ConfigChange) {

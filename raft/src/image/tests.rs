@@ -564,3 +564,42 @@ fn fencing_a_broker_moves_its_leaderships_in_one_entry() {
     assert_eq!(after.leader_epoch, before.leader_epoch + 1);
     assert_eq!(after.partition_epoch.0, before.partition_epoch.0 + 1);
 }
+
+#[test]
+fn setting_min_insync_replicas_to_what_it_is_changes_no_partition() {
+    for resource in [
+        ConfigResource::Topic("t".into()),
+        ConfigResource::Broker(None),
+    ] {
+        let (mut image, topic, mut offset) = two_replicas();
+        let mut apply = |image: &mut ClusterImage, command: Command| {
+            offset += 1;
+            assert!(
+                image.apply(offset, &command).iter().all(Result::is_ok),
+                "{command:?}"
+            );
+        };
+        let set = |value: &str| {
+            Command::AlterConfigs(vec![ConfigChange {
+                resource: resource.clone(),
+                set: vec![(MIN_INSYNC_REPLICAS.into(), value.into())],
+                remove: Vec::new(),
+                expected: Vec::new(),
+            }])
+        };
+        apply(&mut image, set("2"));
+        let epoch = image.broker(BrokerId(1)).unwrap().epoch;
+        let fence = Command::FenceBroker {
+            broker: BrokerId(1),
+            epoch,
+        };
+        apply(&mut image, fence);
+        let fenced = image.partition(topic, 0).unwrap().clone();
+        assert_eq!(fenced.elr, [BrokerId(1)]);
+
+        apply(&mut image, set("2"));
+        assert_eq!(*image.partition(topic, 0).unwrap(), fenced, "{resource:?}");
+        apply(&mut image, set("1"));
+        assert_eq!(image.partition(topic, 0).unwrap().elr, [], "{resource:?}");
+    }
+}

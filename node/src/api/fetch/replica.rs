@@ -8,6 +8,9 @@
 //! [`WATERMARK_DELAY`] for records to go with it. A later request of the same session ends the wait: a follower with
 //! something to say does not wait for its leader to have something to tell.
 //!
+//! **Throttling** (KIP-73). Records that a throttled leader holds back are no reason to answer; see
+//! [`crate::replication::throttle`].
+//!
 //! **Epochs.** Each partition of an answer names, as the current leader, this node and the epoch it was asked in.
 //!
 //! **Private tag.** A partition of a `kittiwake.durability=persisted` topic carries [`FLUSHED_OFFSET_TAG`]: how far the
@@ -187,10 +190,15 @@ impl ReplicaFetch {
                 if stopping || self.session.is_superseded(self.number) {
                     return told;
                 }
+                let let_go = self.session.held_until().filter(|until| *until < deadline);
+                let patience = let_go.unwrap_or(deadline);
                 let woken = tokio::select! {
-                    woken = timeout_at(deadline, self.session.news().woken()) => woken.is_ok(),
+                    woken = timeout_at(patience, self.session.news().woken()) => woken.is_ok(),
                     () = self.ctx.broker.shutdown.cancelled() => false,
                 };
+                if !woken && let_go.is_some() {
+                    break;
+                }
                 if !woken {
                     // What is left by now is not urgent; if it needs the disk, it can wait for the next request.
                     told.extend(self.session.gather(self.bytes_max, Lane::Inline).told);

@@ -1,0 +1,106 @@
+//! SIGTERM of a leader while a consumer takes nothing of what it has asked for: leadership moves at once, the stop is a clean
+//! one, and it ends within `kittiwake.shutdown.timeout.ms`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use cluster_tests::history::Value;
+use cluster_tests::trials::DEADLINE;
+use cluster_tests::wire::{Batch, Bytes, Connection};
+use cluster_tests::workload::{client, create_topic_on};
+use cluster_tests::{Cluster, Options, wait};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+const TOPIC: &str = "stuck";
+const LEADER: usize = 0;
+/// Half of it is the consumer's; the rest must do for a flush of a debug build on a busy machine.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
+/// More than the sockets of both sides hold.
+const BACKLOG_BYTES: usize = 64 << 20;
+const RECORD_BYTES: usize = 64 << 10;
+
+fn produce(bootstrap: &str) -> Result<()> {
+    let producer: BaseProducer = client(bootstrap).set("acks", "all").create()?;
+    for sequence in 0..(BACKLOG_BYTES / RECORD_BYTES) as u64 {
+        let value = Value {
+            producer: 0,
+            sequence,
+        };
+        let payload = value.payload(RECORD_BYTES);
+        let record = BaseRecord::<(), _>::to(TOPIC).partition(0);
+        producer
+            .send(record.payload(&payload))
+            .map_err(|(error, _)| error)?;
+    }
+    Ok(producer.flush(DEADLINE)?)
+}
+
+/// Asks for everything (Fetch v11).
+fn ask_for_everything(connection: &mut Connection) -> Result<()> {
+    const FETCH: i16 = 1;
+    let bytes_max = i32::try_from(BACKLOG_BYTES)?;
+    let partition = Bytes::new().i32(0).i32(-1).i64(0).i64(-1).i32(bytes_max);
+    let body = Bytes::new()
+        .i32(-1)
+        .i32(0)
+        .i32(0)
+        .i32(bytes_max)
+        .i8(0)
+        .i32(0)
+        .i32(-1)
+        .i32(1)
+        .string(TOPIC)
+        .i32(1)
+        .raw(&partition.0)
+        .i32(0)
+        .string("");
+    connection.ask(FETCH, 11, &body.0)
+}
+
+#[test]
+fn a_consumer_that_takes_nothing_does_not_hold_a_stop_up() -> Result<()> {
+    let timeout_ms = i64::try_from(SHUTDOWN_TIMEOUT.as_millis())?;
+    let options = Options::nodes(3).config("kittiwake.shutdown.timeout.ms", timeout_ms);
+    let mut cluster = Cluster::with(options)?;
+    create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![LEADER, 1, 2]], &[])?;
+    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == LEADER);
+    produce(&cluster.bootstrap())?;
+    let mut stuck = Connection::open(cluster.node(LEADER).kafka())?;
+    ask_for_everything(&mut stuck)?;
+    wait::until("the answer to begin", DEADLINE, || {
+        stuck.is_silent().is_ok_and(|silent| !silent).then_some(())
+    })?;
+
+    let asked = Instant::now();
+    cluster.node(LEADER).ask_to_stop()?;
+    // The others do not wait for that consumer.
+    let successor = wait::until("another leader", SHUTDOWN_TIMEOUT / 2, || {
+        let view = cluster_tests::view::View::of(cluster.node(1).kafka()).ok()?;
+        let leader = view.partition(TOPIC, 0)?.leader? as usize;
+        (leader != LEADER).then_some(leader)
+    })?;
+    let mut connection = Connection::open(cluster.node(successor).kafka())?;
+    let answer = connection.produce(TOPIC, 0, &Batch::of(&[b"meanwhile"]).encode())?;
+    ensure!(
+        answer.is_some_and(|(error, _)| error == 0),
+        "the successor answered {answer:?}"
+    );
+    ensure!(
+        cluster.node(LEADER).is_running(),
+        "nothing was shown: the node has stopped already"
+    );
+    cluster.node(LEADER).wait_stopped()?;
+    let took = asked.elapsed();
+    println!("stopped in {took:.2?}");
+    ensure!(took < SHUTDOWN_TIMEOUT, "the stop took {took:.2?}");
+    ensure!(
+        cluster
+            .node(LEADER)
+            .log()
+            .contains("connections are still open"),
+        "nothing was shown: the consumer had taken it all"
+    );
+    drop(stuck);
+    cluster.node(LEADER).start()?;
+    cluster.conclude(&[TOPIC], DEADLINE)
+}
