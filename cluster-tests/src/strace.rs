@@ -34,15 +34,14 @@ pub fn flushes_to(output: &str) -> [&str; 11] {
 
 fn wrapper<'a>(calls: &'a str, output: &'a str) -> [&'a str; 11] {
     // -D: strace is the node's descendant instead of its parent, so that signals and the exit status are the node's own.
-    let (quiet, length) = ("-s", "0");
     [
         "strace",
         "-D",
         "-f",
         "-yy",
         "--seccomp-bpf",
-        quiet,
-        length,
+        "-s",
+        "0",
         "-e",
         calls,
         "-o",

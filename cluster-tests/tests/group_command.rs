@@ -115,6 +115,8 @@ fn follows_its_life(mut cluster: Cluster) -> Result<()> {
     let live = member(&cluster, GROUP)?;
     let other = member(&cluster, "another")?;
     commit(&live)?;
+    // The first group of all has made the topic of groups: every node must have heard of it.
+    cluster.wait_in_sync(DEADLINE)?;
     for (through, &admin) in admins.iter().enumerate() {
         described(&cluster, through)?;
         let groups = listed(&cluster, through)?;
