@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use cluster_tests::history::Value;
 use cluster_tests::trials::DEADLINE;
+use cluster_tests::view::View;
 use cluster_tests::wire::{Batch, Bytes, Connection};
 use cluster_tests::workload::{client, create_topic_on};
 use cluster_tests::{Cluster, Options, wait};
@@ -74,17 +75,22 @@ fn a_consumer_that_takes_nothing_does_not_hold_a_stop_up() -> Result<()> {
     let asked = Instant::now();
     cluster.node(LEADER).ask_to_stop()?;
     // The others do not wait for that consumer.
-    let successor = wait::until("another leader", SHUTDOWN_TIMEOUT / 2, || {
-        let view = cluster_tests::view::View::of(cluster.node(1).kafka()).ok()?;
-        let leader = view.partition(TOPIC, 0)?.leader? as usize;
-        (leader != LEADER).then_some(leader)
-    })?;
-    let mut connection = Connection::open(cluster.node(successor).kafka())?;
-    let answer = connection.produce(TOPIC, 0, &Batch::of(&[b"meanwhile"]).encode())?;
-    ensure!(
-        answer.is_some_and(|(error, _)| error == 0),
-        "the successor answered {answer:?}"
-    );
+    let batch = Batch::of(&[b"meanwhile"]).encode();
+    wait::until(
+        "another leader to acknowledge",
+        SHUTDOWN_TIMEOUT / 2,
+        || {
+            let view = View::of(cluster.node(1).kafka()).ok()?;
+            let leader = view.partition(TOPIC, 0)?.leader? as usize;
+            if leader == LEADER {
+                return None;
+            }
+            // It may have to hear of it yet.
+            let mut connection = Connection::open(cluster.node(leader).kafka()).ok()?;
+            let answer = connection.produce(TOPIC, 0, &batch).ok()??;
+            (answer.0 == 0).then_some(())
+        },
+    )?;
     ensure!(
         cluster.node(LEADER).is_running(),
         "nothing was shown: the node has stopped already"

@@ -699,3 +699,39 @@ fn recover_model(model: &mut Model, log: &Log, flushed: Offset, round: u32) {
     assert_eq!(model.end, end, "whole batches only");
     check_all(log, model);
 }
+
+/// A reader misses the offset index, a lookup by time the time index; both rebuild both, by the same temporary files.
+#[test]
+fn indexes_that_several_miss_at_once_are_rebuilt_by_one_after_the_other() {
+    let stopped = Stopped::cleanly(200);
+    let (_dir, loaded) = stopped.open();
+    let segments = loaded.log.segments.read().clone();
+    let sealed = &segments[0];
+    let index = |suffix: &str| stopped.segments()[0].with_extension(suffix);
+    let disk = crate::disk::Disk::for_tests();
+    sealed.files(&disk).unwrap();
+    let before = ["index", "timeindex"].map(|suffix| fs::read(index(suffix)).unwrap());
+    for round in 0..100 {
+        sealed.close_unless_appending();
+        for suffix in ["index", "timeindex"] {
+            fs::remove_file(index(suffix)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| sealed.files(&disk).map(drop).unwrap());
+                scope.spawn(|| sealed.times().map(drop).unwrap());
+            }
+        });
+        for (suffix, before) in ["index", "timeindex"].into_iter().zip(&before) {
+            let after = fs::read(index(suffix)).unwrap();
+            assert!(
+                after.iter().any(|byte| *byte != 0) && after.len() <= before.len(),
+                "round {round}: {suffix} has {} bytes, {} of them not 0; it had {}",
+                after.len(),
+                after.iter().filter(|byte| **byte != 0).count(),
+                before.len()
+            );
+        }
+    }
+    disk.stop();
+}

@@ -324,8 +324,9 @@ impl Segment {
     /// ftruncate(2), fdatasync(2); `NotFound` once the directory was renamed. After an error the segment must
     /// not count as durable.
     pub(crate) fn settle(&self, closing: Option<TimeEntry>) -> io::Result<()> {
-        let files = self.files.lock().clone();
-        if let Some(files) = &files
+        // Held while names are used: a truncation may give them to another segment meanwhile, see `Self::retire`.
+        let files = self.files.lock();
+        if let Some(files) = &*files
             && let Some(Appending { log, times }) = &files.appending
         {
             log.trim(self.size())?;
@@ -342,6 +343,7 @@ impl Segment {
             files.index.trim()?;
             times.trim()?;
         }
+        drop(files);
         self.sync()?;
         *self.files.lock() = None;
         Ok(())
@@ -495,7 +497,8 @@ impl Segment {
     /// # Errors
     /// open(2); rebuilding a missing index.
     pub(crate) fn times(&self) -> Result<Arc<TimeIndex>, SegmentError> {
-        let files = self.files.lock().clone();
+        // Held while the indexes are rebuilt, which `Self::files` may want to do as well, to the same files.
+        let files = self.files.lock();
         if let Some(appending) = files.as_ref().and_then(|files| files.appending.as_ref()) {
             return Ok(Arc::clone(&appending.times));
         }
