@@ -1,4 +1,5 @@
-//! CreatePartitions 0–3: topics grow, never shrink (KIP-195). A topic named twice is INVALID_REQUEST.
+//! CreatePartitions 0–3: topics grow, never shrink (KIP-195). A topic named twice is INVALID_REQUEST; internal topics keep
+//! their partitions (INVALID_TOPIC_EXCEPTION), because groups would be looked for in others.
 
 use std::collections::HashMap;
 

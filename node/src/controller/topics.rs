@@ -376,6 +376,12 @@ fn plan_growth(
     let topic = image
         .topic_by_name(&spec.topic)
         .ok_or_else(|| Refusal::unknown_topic(&spec.topic))?;
+    if is_internal(&topic.name) {
+        return Err(Refusal::new(
+            ErrorCode::InvalidTopicException,
+            "An internal topic keeps its partitions: what its coordinators hold would be looked for in others.",
+        ));
+    }
     let existing = topic.partitions.len();
     let refuse = |message: String| Err(Refusal::new(ErrorCode::InvalidPartitions, message));
     let added = match usize::try_from(spec.count) {
@@ -580,6 +586,7 @@ mod tests {
                 ..spec("t")
             },
         );
+        with_topic(&mut image, &spec(CONSUMER_OFFSETS));
         let grow = |topic: &str, count, assignment| {
             let spec = GrowthSpec {
                 topic: topic.into(),
@@ -600,6 +607,10 @@ mod tests {
             );
         }
         assert_eq!(grow("u", 5, None), Err(ErrorCode::UnknownTopicOrPartition));
+        assert_eq!(
+            grow(CONSUMER_OFFSETS, 5, None),
+            Err(ErrorCode::InvalidTopicException)
+        );
         let on = |ids: [i32; 2]| Some(vec![ids.map(BrokerId).to_vec()]);
         assert!(grow("t", 3, on([0, 1])).is_ok());
         assert_eq!(

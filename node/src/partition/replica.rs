@@ -389,3 +389,6 @@ fn compare_epochs(ours: LeaderEpoch, theirs: i32) -> Result<(), ErrorCode> {
         _ => Err(ErrorCode::UnknownLeaderEpoch),
     }
 }
+
+#[cfg(test)]
+mod tests;

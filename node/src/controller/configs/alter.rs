@@ -65,6 +65,30 @@ pub enum Alteration {
 /// else has got his way, so only very many of them at once come to this end.
 const TRIES_MAX: usize = 64;
 
+impl Alteration {
+    /// Whether it gives the key a value, whatever the value was.
+    fn sets(&self, key: &str) -> bool {
+        match self {
+            Self::Incremental(changes) => changes
+                .iter()
+                .any(|change| change.operation == Operation::Set && change.name == key),
+            Self::Replace(configs) => configs.contains_key(key),
+        }
+    }
+
+    /// The keys it names to return them to their default.
+    fn deleted(&self) -> impl Iterator<Item = &String> {
+        let changes: &[KeyChange] = match self {
+            Self::Incremental(changes) => changes,
+            Self::Replace(_) => &[],
+        };
+        let deletions = changes
+            .iter()
+            .filter(|change| change.operation == Operation::Delete);
+        deletions.map(|change| &change.name)
+    }
+}
+
 /// Alters configurations; one result each. What is accepted at once is one entry of the metadata log.
 ///
 /// # Errors
@@ -152,9 +176,11 @@ fn plan(
         Alteration::Replace(configs) => configs.clone(),
         Alteration::Incremental(changes) => changed(resource, current, changes)?,
     };
+    // What is asked for is proposed also where it is so already: this node's image may be behind, and of another one it may
+    // be a change.
     let set: Vec<(String, String)> = after
         .iter()
-        .filter(|(key, value)| current.get(*key) != Some(*value))
+        .filter(|(key, value)| alteration.sets(key) || current.get(*key) != Some(*value))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     for (key, _) in &set {
@@ -173,11 +199,12 @@ fn plan(
         }),
     }
     .map_err(|reason| Refusal::new(ErrorCode::InvalidConfig, reason))?;
-    let remove = current
+    let remove: BTreeSet<&String> = current
         .keys()
+        .chain(alteration.deleted())
         .filter(|key| !after.contains_key(*key))
-        .cloned()
         .collect();
+    let remove = remove.into_iter().cloned().collect();
     let expected = edited_keys(alteration)
         .map(|key| (key.to_owned(), current.get(key).cloned()))
         .collect();
@@ -352,6 +379,15 @@ mod tests {
             (deleted.set, deleted.remove),
             (vec![], vec!["retention.ms".to_owned()])
         );
+    }
+
+    /// Another node's image may be ahead, and the change is carried out in the quorum's.
+    #[test]
+    fn what_is_so_already_here_is_proposed_all_the_same() {
+        let same = incremental(&topic(), &[("retention.ms", Operation::Set, Some("5"))]).unwrap();
+        assert_eq!(same.set, [pair("retention.ms", "5")]);
+        let gone = incremental(&topic(), &[("segment.ms", Operation::Delete, None)]).unwrap();
+        assert_eq!(gone.remove, ["segment.ms"]);
     }
 
     #[test]

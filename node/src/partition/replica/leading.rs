@@ -118,6 +118,11 @@ impl Partition {
         let is_committed = leader.high_watermark() > appended.last_offset;
         self.followers.announce(true);
         self.carry_out(&mut standing, &actions);
+        // A process that was stopped since it looked may have been replaced meanwhile. What waits for others finds out by
+        // itself; nothing else would.
+        if acks != Acks::All && !self.lease.is_valid() {
+            return Err(AppendRefused::NotLeader);
+        }
         Ok(Written {
             appended,
             epoch,
