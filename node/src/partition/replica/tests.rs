@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kittiwake_raft::IncarnationId;
+use kittiwake_raft::{IncarnationId, PartitionEpoch};
 use kittiwake_storage::{Compression, LogConfig, LogDir, LogDirOptions, RecordsBuilder, validate};
 use uuid::Uuid;
 
@@ -36,6 +36,7 @@ fn what_is_appended_while_the_lease_runs_out_is_not_acknowledged_by_the_leader_a
         batch_rules,
         min_insync_replicas: 1,
         durability: Durability::Replicated,
+        throttled: Default::default(),
     };
     let lease = Arc::new(ControllerLease::new(SESSION));
     let partition = Arc::new(Partition::new(
