@@ -162,7 +162,8 @@ broker_keys! {
     "How often this node tells the voters that it lives; less than a third of broker.session.timeout.ms."
     "broker.session.timeout.ms" => broker_session_timeout_ms: Duration = Some("3000"), 100..=3600000;
     "A node that is not heard for this long is fenced and its leaderships move. The same on every node: a node that no \
-     controller has answered for two thirds of it refuses writes."
+     controller has answered for two thirds of it refuses writes; while it differs, a leader that was replaced as it hung may \
+     still acknowledge writes of acks=0 and 1."
 
     // Topics
     "num.partitions" => num_partitions: i32 = Some("1"), 1;
