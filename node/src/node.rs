@@ -210,7 +210,10 @@ impl Node {
             quorum: quorum.clone(),
             voter,
             partitions: Arc::clone(&partitions),
-            groups: Arc::new(GroupCoordinator::new(GroupConfig::new(&config))),
+            groups: Arc::new(GroupCoordinator::new(
+                GroupConfig::new(&config),
+                quorum.watch(),
+            )),
             producer_ids: ProducerIds::new(config.node_id, Arc::clone(&epoch), quorum.clone()),
             fetch_sessions: Mutex::new(SessionCache::new(slots)),
             replica_sessions: ReplicaSessions::new(Limit::new(
@@ -257,11 +260,7 @@ impl Node {
             producer_expiry: config.producer_id_expiration_check_interval_ms,
             checkpoint: config.replica_high_watermark_checkpoint_interval_ms,
         };
-        tasks.spawn(Arc::clone(&broker.groups).run(
-            Arc::clone(&partitions),
-            quorum.watch(),
-            shutdown.clone(),
-        ));
+        tasks.spawn(Arc::clone(&broker.groups).run(Arc::clone(&partitions), shutdown.clone()));
         tasks.spawn(housekeeping::run(partitions, periods, shutdown.clone()));
         tasks.spawn(upkeep::run(Arc::clone(&broker), shutdown.clone()));
         for socket in sockets.kafka {

@@ -80,18 +80,21 @@ fn check_topic(
     offsets: &mut Vec<NewOffset>,
 ) -> Vec<Result<(), GroupError>> {
     let topic = find_topic(image, wanted, version);
-    let name: Option<Arc<str>> = topic.ok().map(|topic| topic.name.as_str().into());
+    let named: Option<(Arc<str>, TopicId)> = topic
+        .ok()
+        .map(|topic| (topic.name.as_str().into(), topic.id));
     wanted
         .partitions
         .iter()
         .map(|partition| {
             let count = topic?.partitions.len();
             let exists = usize::try_from(partition.partition_index).is_ok_and(|at| at < count);
-            let (true, Some(name)) = (exists, &name) else {
+            let (true, Some((name, id))) = (exists, &named) else {
                 return Err(GroupError::UnknownTopicOrPartition);
             };
             offsets.push(NewOffset {
                 topic: Arc::clone(name),
+                topic_id: *id,
                 partition: partition.partition_index,
                 offset: partition.committed_offset,
                 leader_epoch: partition.committed_leader_epoch,

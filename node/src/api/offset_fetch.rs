@@ -4,7 +4,10 @@
 //! null topics for "all" and has an error for the whole group, v8+ takes several groups (KIP-709), v10
 //! names topics by id (UNKNOWN_TOPIC_ID; "all" leaves out topics that are gone). v7+ may ask for stable
 //! offsets only (KIP-447): there are no transactions, so every offset is stable. While the coordinator
-//! loads the answer is COORDINATOR_LOAD_IN_PROGRESS, never −1.
+//! loads the answer is COORDINATOR_LOAD_IN_PROGRESS, never −1. What was committed for a deleted topic is not
+//! answered for another one of its name, where the record says which topic it was.
+
+use std::sync::Arc;
 
 use kafka_wire::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
@@ -15,9 +18,10 @@ use kafka_wire::offset_fetch_response::{
 };
 use kafka_wire::{OffsetFetchRequest, OffsetFetchResponse};
 use kafka_wire_core::Uuid;
-use kittiwake_raft::{ClusterImage, TopicId};
+use kittiwake_raft::{ClusterImage, Topic, TopicId};
 
 use super::{ErrorCode, RequestContext};
+use crate::coordinator::offsets_log::CommittedOffset;
 use crate::coordinator::{GroupError, OffsetsOfGroup};
 
 const GROUP_ERROR_FROM: i16 = 2;
@@ -54,16 +58,19 @@ async fn fetch(
     group: OffsetFetchRequestGroup,
     version: i16,
 ) -> OffsetFetchResponseGroup {
-    let image = ctx.broker.quorum.image();
     let found = ctx
         .broker
         .groups
-        .offsets(&group.group_id, |offsets| match &group.topics {
-            Some(topics) => topics
-                .iter()
-                .map(|topic| some_offsets(&image, topic, offsets, version))
-                .collect(),
-            None => all_offsets(&image, offsets, version),
+        .offsets(&group.group_id, |offsets| {
+            // Not before: offsets of topics it does not know yet would look like those of deleted ones.
+            let image = ctx.broker.quorum.image();
+            match &group.topics {
+                Some(topics) => topics
+                    .iter()
+                    .map(|topic| some_offsets(&image, topic, offsets, version))
+                    .collect(),
+                None => all_offsets(&image, offsets, version),
+            }
         })
         .await;
     let mut response = OffsetFetchResponseGroup::default();
@@ -85,14 +92,15 @@ fn some_offsets(
     offsets: Option<&OffsetsOfGroup>,
     version: i16,
 ) -> OffsetFetchResponseTopics {
-    let name = if version >= TOPIC_IDS_FROM {
+    let (name, topic) = if version >= TOPIC_IDS_FROM {
         let topic = TopicId::from_bytes(wanted.topic_id.to_bytes()).and_then(|id| image.topic(id));
         match topic {
-            Some(topic) => topic.name.as_str(),
+            Some(topic) => (topic.name.as_str(), Some(topic)),
             None => return refused(wanted, GroupError::UnknownTopicId.code()),
         }
     } else {
-        wanted.name.as_str()
+        let name = wanted.name.as_str();
+        (name, image.topic_by_name(name))
     };
     let committed = offsets.and_then(|offsets| offsets.get(name));
     let mut answer = OffsetFetchResponseTopics::default();
@@ -100,7 +108,10 @@ fn some_offsets(
     answer.topic_id = wanted.topic_id;
     for &index in &wanted.partition_indexes {
         let mut partition = nothing_committed(index);
-        if let Some(offset) = committed.and_then(|partitions| partitions.get(&index)) {
+        if let Some(offset) = committed
+            .and_then(|partitions| partitions.get(&index))
+            .filter(|offset| is_of(offset, topic))
+        {
             partition.committed_offset = offset.offset;
             partition.committed_leader_epoch = offset.leader_epoch;
             partition.metadata = Some((&*offset.metadata).into());
@@ -119,21 +130,35 @@ fn all_offsets(
     for (name, partitions) in offsets.into_iter().flatten() {
         let mut answer = OffsetFetchResponseTopics::default();
         answer.name = (&**name).into();
-        match image.topic_by_name(name) {
+        let topic = image.topic_by_name(name);
+        match topic {
             Some(topic) => answer.topic_id = Uuid::from_bytes(topic.id.to_bytes()),
             None if version >= TOPIC_IDS_FROM => continue,
             None => {}
         }
         for (&index, offset) in partitions {
+            if !is_of(offset, topic) {
+                continue;
+            }
             let mut partition = nothing_committed(index);
             partition.committed_offset = offset.offset;
             partition.committed_leader_epoch = offset.leader_epoch;
             partition.metadata = Some((&*offset.metadata).into());
             answer.partitions.push(partition);
         }
-        answers.push(answer);
+        if !answer.partitions.is_empty() {
+            answers.push(answer);
+        }
     }
     answers
+}
+
+/// Whether an offset was committed for this topic, as far as the record says; for none, nobody reads it.
+fn is_of(offset: &CommittedOffset, topic: Option<&Arc<Topic>>) -> bool {
+    match (offset.topic_id, topic) {
+        (Some(id), Some(topic)) => id == topic.id,
+        _ => true,
+    }
 }
 
 fn refused(wanted: &OffsetFetchRequestTopics, error: ErrorCode) -> OffsetFetchResponseTopics {
@@ -179,4 +204,46 @@ fn as_single_topic(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic
         same.partitions.push(copy);
     }
     same
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::coordinator::tests::{Topics, topic_id};
+
+    fn committed(topic: Option<TopicId>) -> OffsetsOfGroup {
+        let offset = CommittedOffset {
+            offset: 7,
+            leader_epoch: -1,
+            metadata: "".into(),
+            commit_timestamp_ms: 0,
+            expire_timestamp_ms: -1,
+            topic_id: topic,
+        };
+        BTreeMap::from([("t".into(), BTreeMap::from([(0, offset)]))])
+    }
+
+    #[test]
+    fn what_was_committed_for_a_topic_is_not_answered_for_the_next_one_of_its_name() {
+        let image = Topics::new().create("t", topic_id(2)).image();
+        let mut wanted = OffsetFetchRequestTopics::default();
+        wanted.name = "t".into();
+        wanted.topic_id = Uuid::from_bytes(topic_id(2).to_bytes());
+        wanted.partition_indexes = vec![0];
+        for (topic, expected) in [
+            (Some(topic_id(1)), NO_OFFSET),
+            (Some(topic_id(2)), 7),
+            (None, 7),
+        ] {
+            let offsets = committed(topic);
+            for version in [TOPIC_IDS_FROM - 1, TOPIC_IDS_FROM] {
+                let some = some_offsets(&image, &wanted, Some(&offsets), version);
+                assert_eq!(some.partitions[0].committed_offset, expected);
+                let all = all_offsets(&image, Some(&offsets), version);
+                assert_eq!(all.is_empty(), expected == NO_OFFSET);
+            }
+        }
+    }
 }

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kittiwake_raft::ClusterImage;
 use kittiwake_storage::{Compression, Offset, RecordsBuilder};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::error::GroupError;
 use super::group::{Answer, Now, ReplyId};
@@ -18,6 +19,10 @@ use super::loader::{self, LoadError};
 use super::offsets_log::{self, OffsetsRecord};
 use super::offsets_partition::OffsetsPartition;
 use super::shard::{Answers, Journal, Shard};
+
+/// The newest image of the cluster. Whoever judges by it whether a topic still exists looks with the lock
+/// of the cell held: no commit can have been admitted by a newer one then.
+pub(crate) type Images = watch::Receiver<Arc<ClusterImage>>;
 
 /// One leadership over one partition of `__consumer_offsets`.
 pub(crate) struct Cell {
@@ -105,7 +110,12 @@ impl Cell {
     }
 
     /// Reads the log and goes to work; blocks on the disk. After an I/O error it may be tried again.
-    pub(crate) fn load(&self, mut shard: Shard, now: Now) -> Result<(), LoadError> {
+    pub(crate) fn load(
+        &self,
+        mut shard: Shard,
+        now: Now,
+        images: &Images,
+    ) -> Result<(), LoadError> {
         let loaded = loader::load(&*self.partition, now, &mut shard);
         let mut state = self.state.lock();
         let State::Loading { deleted_topics } = &mut *state else {
@@ -130,16 +140,13 @@ impl Cell {
             next_reply: 0,
             end: self.partition.end(),
         };
-        // Before anybody is answered. What fails here is reported and tried again by the next expiry check.
+        // Before anybody is answered: a topic may have been deleted while nobody coordinated this partition,
+        // or the former coordinator could not write the tombstones.
         active.drive(&*self.partition, now, |work| {
             work.shard.loaded(work.now, work.journal);
-            if !deleted_topics.is_empty()
-                && let Err(error) = work.shard.forget_topics(now, &deleted_topics, work.journal)
-            {
-                tracing::warn!(partition = self.partition.index(), %error, "offsets of deleted topics were not removed");
-            }
             Answers::new()
         });
+        active.forget_deleted_topics(&*self.partition, now, images, &deleted_topics);
         *state = State::Active(active);
         Ok(())
     }
@@ -218,27 +225,26 @@ impl Cell {
             .flatten()
     }
 
-    /// Expires offsets and groups.
-    pub(crate) fn expire(&self, now: Now) {
+    /// Expires offsets and groups, and removes what is left of deleted topics.
+    pub(crate) fn expire(&self, now: Now, images: &Images) {
+        // A cell that is not active does it when it is loaded.
+        let _ = self.lock_active(|active| {
+            active.forget_deleted_topics(&*self.partition, now, images, &[]);
+        });
         if let Ok((Err(error), _)) = self.work(now, |work| work.shard.expire(now, work.journal)) {
             tracing::warn!(partition = self.partition.index(), %error, "expired offsets were not removed");
         }
     }
 
-    /// Removes the offsets of deleted topics, now or when the load is done.
-    pub(crate) fn forget_topics(&self, now: Now, topics: Vec<Arc<str>>) {
-        if topics.is_empty() {
-            return;
-        }
-        if let State::Loading { deleted_topics } = &mut *self.state.lock() {
-            deleted_topics.extend(topics);
-            return;
-        }
-        let forgotten = self.work(now, |work| {
-            work.shard.forget_topics(now, &topics, work.journal)
-        });
-        if let Ok((Err(error), _)) = forgotten {
-            tracing::warn!(partition = self.partition.index(), %error, "offsets of deleted topics were not removed");
+    /// Removes the offsets of deleted topics, and those that could not be removed before; while the log is
+    /// still read, when that is done.
+    pub(crate) fn forget_topics(&self, now: Now, images: &Images, deleted: &[Arc<str>]) {
+        match &mut *self.state.lock() {
+            State::Loading { deleted_topics } => deleted_topics.extend_from_slice(deleted),
+            State::Active(active) if !deleted.is_empty() || active.shard.has_unforgotten() => {
+                active.forget_deleted_topics(&*self.partition, now, images, deleted);
+            }
+            State::Active(_) | State::Failed | State::Unloaded => {}
         }
     }
 
@@ -281,6 +287,28 @@ impl Active {
             now,
         });
         send(&mut self.waiting, answers, self.end);
+    }
+
+    /// What fails here is tried again when the metadata changes and by the next expiry check.
+    fn forget_deleted_topics(
+        &mut self,
+        partition: &dyn OffsetsPartition,
+        now: Now,
+        images: &Images,
+        deleted: &[Arc<str>],
+    ) {
+        let image = images.borrow().clone();
+        let mut journal = Appender {
+            partition,
+            wall_ms: now.wall_ms,
+            end: &mut self.end,
+        };
+        let forgotten = self
+            .shard
+            .forget_deleted_topics(now, &image, deleted, &mut journal);
+        if let Err(error) = forgotten {
+            tracing::warn!(partition = partition.index(), %error, "offsets of deleted topics are not removed yet");
+        }
     }
 }
 

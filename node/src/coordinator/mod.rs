@@ -29,7 +29,7 @@ mod shard;
 mod subscription;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::partition::PartitionManager;
 
-use cell::{Cell, Work};
+use cell::{Cell, Images, Work};
 use group::{Answer, Event, Now, ReplyId};
 use led_partition::LedPartition;
 use loader::LoadError;
@@ -82,14 +82,17 @@ pub struct GroupCoordinator {
     planned_wake_ms: AtomicI64,
     wake: Notify,
     loads: Arc<Semaphore>,
-    /// Metadata offset up to which leaderships have been taken over.
-    followed: watch::Sender<u64>,
+    images: Images,
+    /// An image up to which leaderships have been taken over and given up.
+    followed: watch::Sender<Arc<ClusterImage>>,
 }
 
 impl GroupCoordinator {
-    /// A coordinator of nothing yet.
-    pub fn new(config: GroupConfig) -> Self {
+    /// A coordinator of nothing yet, in the cluster of `images`.
+    pub fn new(config: GroupConfig, images: watch::Receiver<Arc<ClusterImage>>) -> Self {
+        let before_all = ClusterImage::new(&images.borrow().cluster_id);
         Self {
+            images,
             partitions: AtomicUsize::new(1),
             config: Arc::new(config),
             cells: RwLock::default(),
@@ -97,7 +100,7 @@ impl GroupCoordinator {
             planned_wake_ms: AtomicI64::new(i64::MAX),
             wake: Notify::new(),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
-            followed: watch::Sender::new(0),
+            followed: watch::Sender::new(Arc::new(before_all)),
         }
     }
 
@@ -184,6 +187,7 @@ impl GroupCoordinator {
         &self,
         commit: Commit,
     ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        self.wait_topics_followed(&commit).await?;
         let group_id = commit.group_id.clone();
         self.write(&group_id, |work| {
             work.shard.commit(work.now, commit, work.journal)
@@ -221,8 +225,26 @@ impl GroupCoordinator {
     /// whoever asks too early is told to ask again.
     pub(crate) async fn wait_followed(&self, metadata_offset: u64) {
         let mut followed = self.followed.subscribe();
-        let reached = followed.wait_for(|offset| *offset >= metadata_offset);
+        let reached = followed.wait_for(|image| image.offset >= metadata_offset);
         let _ = tokio::time::timeout(FOLLOW_WAIT_MAX, reached).await;
+    }
+
+    /// Waits until the leaderships are as new as the topics of a commit.
+    ///
+    /// A node that has lost a leadership without having noticed may know topics that were created since. Its
+    /// successor, who need not know them yet, must not find their offsets in the log: it would take them for
+    /// those of deleted topics.
+    async fn wait_topics_followed(&self, commit: &Commit) -> Result<(), GroupError> {
+        let all_known = |image: &Arc<ClusterImage>| {
+            let mut offsets = commit.offsets.iter();
+            offsets.all(|offset| image.topic(offset.topic_id).is_some())
+        };
+        let mut followed = self.followed.subscribe();
+        match tokio::time::timeout(FOLLOW_WAIT_MAX, followed.wait_for(all_known)).await {
+            Ok(Ok(_)) => Ok(()),
+            // The client tries again, and learns if the topic is gone.
+            _ => Err(GroupError::CoordinatorLoadInProgress),
+        }
     }
 
     async fn read<T>(
@@ -287,11 +309,10 @@ impl GroupCoordinator {
     pub async fn run(
         self: Arc<Self>,
         partitions: Arc<PartitionManager>,
-        images: watch::Receiver<Arc<ClusterImage>>,
         shutdown: CancellationToken,
     ) {
         tokio::select! {
-            () = self.run_leaderships(&partitions, images) => {}
+            () = self.run_leaderships(&partitions) => {}
             () = self.run_timers() => {}
             () = self.run_expiry() => {}
             () = shutdown.cancelled() => {}
@@ -299,16 +320,13 @@ impl GroupCoordinator {
         self.follow(Vec::new());
     }
 
-    async fn run_leaderships(
-        self: &Arc<Self>,
-        partitions: &PartitionManager,
-        images: watch::Receiver<Arc<ClusterImage>>,
-    ) {
+    async fn run_leaderships(self: &Arc<Self>, partitions: &PartitionManager) {
         let mut reconciled = partitions.reconciled();
-        let mut former = images.borrow().clone();
+        let mut former = self.images.borrow().clone();
+        let mut to_follow = Arc::clone(&former);
         loop {
             let offset = *reconciled.borrow_and_update();
-            let image = images.borrow().clone();
+            let image = self.images.borrow().clone();
             if let Some(topic) = image.topic_by_name(OFFSETS_TOPIC) {
                 let count = topic.partitions.len();
                 self.partitions.store(count, Ordering::Relaxed);
@@ -319,11 +337,11 @@ impl GroupCoordinator {
                 .filter(|topic| image.topic(topic.id).is_none())
                 .map(|topic| topic.name.as_str().into())
                 .collect();
-            if !deleted.is_empty() {
-                self.forget_topics(&deleted);
+            self.forget_topics(&deleted);
+            if let Some(followed) = followed_image(&mut to_follow, &image, offset) {
+                self.followed.send_replace(followed);
             }
             former = image;
-            self.followed.send_replace(offset);
             if reconciled.changed().await.is_err() {
                 return;
             }
@@ -363,10 +381,14 @@ impl GroupCoordinator {
         let interval = self.config.offsets_retention_check_interval;
         loop {
             tokio::time::sleep(interval).await;
-            let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
-            for cell in cells {
-                cell.expire(self.now());
-            }
+            self.expire();
+        }
+    }
+
+    fn expire(&self) {
+        let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
+        for cell in cells {
+            cell.expire(self.now(), &self.images);
         }
     }
 
@@ -404,11 +426,11 @@ impl GroupCoordinator {
         }
     }
 
-    /// Removes the offsets of deleted topics.
-    pub(crate) fn forget_topics(&self, topics: &[Arc<str>]) {
+    /// Removes the offsets of deleted topics, and those that could not be removed before.
+    pub(crate) fn forget_topics(&self, deleted: &[Arc<str>]) {
         let cells: Vec<Arc<Cell>> = self.cells.read().values().cloned().collect();
         for cell in cells {
-            cell.forget_topics(self.now(), topics.to_vec());
+            cell.forget_topics(self.now(), &self.images, deleted);
         }
     }
 
@@ -440,7 +462,8 @@ impl GroupCoordinator {
         let began = Instant::now();
         let partition = cell.partition();
         let records = partition.end() - partition.start();
-        match cell.load(Shard::new(Arc::clone(&self.config)), self.now()) {
+        let shard = Shard::new(Arc::clone(&self.config));
+        match cell.load(shard, self.now(), &self.images) {
             Ok(()) if records > 0 => {
                 let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(
@@ -483,6 +506,19 @@ impl fmt::Debug for GroupCoordinator {
             .field("partitions", &partitions)
             .finish_non_exhaustive()
     }
+}
+
+/// The image that is followed when the partitions are reconciled up to `reconciled`; none if it is still the
+/// former one. The newest may be ahead of that: it is noted in `to_follow` then, for the next time.
+fn followed_image(
+    to_follow: &mut Arc<ClusterImage>,
+    newest: &Arc<ClusterImage>,
+    reconciled: u64,
+) -> Option<Arc<ClusterImage>> {
+    if newest.offset <= reconciled {
+        *to_follow = Arc::clone(newest);
+    }
+    (to_follow.offset <= reconciled).then(|| std::mem::replace(to_follow, Arc::clone(newest)))
 }
 
 /// The partitions of `__consumer_offsets` this node leads.

@@ -17,20 +17,27 @@
 //!                      client host string, [1+] rebalance timeout int32, session timeout int32,
 //!                      subscription bytes, assignment bytes }
 //! version 4 of both values: the same in the flexible encoding (compact lengths, tagged fields);
-//!   tag 0 of an offset commit is the topic id
+//!   tag 0 of an offset commit is the topic id, uuid
 //! ```
 //!
-//! Version 3 of the values and 1 and 2 of the keys are written, which every Kafka since 2.3 reads; and
-//! version 1 of an offset commit that says when it expires.
+//! Written are versions 1 and 2 of the keys; of an offset commit version 4, and version 1 if it says when
+//! it expires; of group metadata version 3. Kafka has read them all since 3.5 (KIP-915).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kittiwake_raft::TopicId;
 
 const OFFSET_COMMIT_KEY: i16 = 1;
 const GROUP_METADATA_KEY: i16 = 2;
-const VALUE_VERSION: i16 = 3;
+const OFFSET_COMMIT_VALUE: i16 = 4;
+/// The only version that can say when an offset expires.
+const EXPIRING_OFFSET_COMMIT_VALUE: i16 = 1;
+const GROUP_METADATA_VALUE: i16 = 3;
 const VALUE_VERSION_MAX: i16 = 4;
+const FLEXIBLE_FROM: i16 = 4;
+/// Tag of the topic id in an offset commit.
+const TOPIC_ID_TAG: u32 = 0;
 
 /// Longest string a record can hold, in bytes: its length is a signed 16-bit number.
 pub const STRING_BYTES_MAX: usize = i16::MAX as usize;
@@ -69,6 +76,9 @@ pub struct CommittedOffset {
     /// When it expires, in wall-clock milliseconds; −1: by `offsets.retention.minutes`. Only old
     /// records carry a time.
     pub expire_timestamp_ms: i64,
+    /// The topic it was committed for, which another one of the same name may have replaced; none where
+    /// the record does not say: below version 4, which is to say in old ones and in those that expire.
+    pub topic_id: Option<TopicId>,
 }
 
 /// A classic group as it is stored.
@@ -159,24 +169,38 @@ pub fn encode(record: &OffsetsRecord) -> Result<KeyValue, EncodeError> {
 }
 
 fn encode_offset(value: &CommittedOffset) -> Result<Vec<u8>, EncodeError> {
-    // Only version 1 can say when an offset expires; a client that asks for it (OffsetCommit v2–4)
-    // does not know leader epochs.
-    let expires = value.expire_timestamp_ms >= 0;
-    let mut out = Writer::version(if expires { 1 } else { VALUE_VERSION });
-    out.i64(value.offset);
-    if !expires {
-        out.i32(value.leader_epoch);
+    if value.expire_timestamp_ms >= 0 {
+        return encode_expiring_offset(value);
     }
-    out.string(&value.metadata)?;
+    let mut out = Writer::version(OFFSET_COMMIT_VALUE);
+    out.i64(value.offset);
+    out.i32(value.leader_epoch);
+    out.compact_string(&value.metadata)?;
     out.i64(value.commit_timestamp_ms);
-    if expires {
-        out.i64(value.expire_timestamp_ms);
+    match value.topic_id {
+        Some(id) => {
+            out.unsigned_varint(1);
+            out.unsigned_varint(TOPIC_ID_TAG);
+            out.unsigned_varint(16);
+            out.0.extend_from_slice(id.as_bytes());
+        }
+        None => out.unsigned_varint(0),
     }
     Ok(out.0)
 }
 
+/// What a client asks for that does not know leader epochs (OffsetCommit v2–4).
+fn encode_expiring_offset(value: &CommittedOffset) -> Result<Vec<u8>, EncodeError> {
+    let mut out = Writer::version(EXPIRING_OFFSET_COMMIT_VALUE);
+    out.i64(value.offset);
+    out.string(&value.metadata)?;
+    out.i64(value.commit_timestamp_ms);
+    out.i64(value.expire_timestamp_ms);
+    Ok(out.0)
+}
+
 fn encode_group(value: &GroupMetadata) -> Result<Vec<u8>, EncodeError> {
-    let mut out = Writer::version(VALUE_VERSION);
+    let mut out = Writer::version(GROUP_METADATA_VALUE);
     out.string(&value.protocol_type)?;
     out.i32(value.generation);
     out.nullable_string(value.protocol.as_deref())?;
@@ -224,7 +248,7 @@ pub fn decode(
 
 fn decode_offset(value: &[u8]) -> Result<CommittedOffset, DecodeError> {
     let (mut value, version) = Reader::versioned(value)?;
-    Ok(CommittedOffset {
+    let mut committed = CommittedOffset {
         offset: value.i64("offset")?,
         leader_epoch: if version >= 3 {
             value.i32("leader epoch")?
@@ -233,12 +257,27 @@ fn decode_offset(value: &[u8]) -> Result<CommittedOffset, DecodeError> {
         },
         metadata: value.string("metadata")?,
         commit_timestamp_ms: value.i64("commit timestamp")?,
-        expire_timestamp_ms: if version == 1 {
+        expire_timestamp_ms: if version == EXPIRING_OFFSET_COMMIT_VALUE {
             value.i64("expire timestamp")?
         } else {
             -1
         },
-    })
+        topic_id: None,
+    };
+    let mut topic_id = None;
+    value.tagged_fields(|tag, bytes| {
+        if tag == TOPIC_ID_TAG {
+            topic_id = Some(bytes);
+        }
+    })?;
+    if let Some(bytes) = topic_id {
+        let bytes = bytes
+            .try_into()
+            .map_err(|_| DecodeError::Damaged("topic id"))?;
+        // Zero is Kafka's way to say that it does not know.
+        committed.topic_id = TopicId::from_bytes(bytes);
+    }
+    Ok(committed)
 }
 
 fn decode_group(value: &[u8]) -> Result<GroupMetadata, DecodeError> {
@@ -291,7 +330,7 @@ fn decode_member(value: &mut Reader<'_>, version: i16) -> Result<MemberMetadata,
         subscription: value.bytes("subscription")?,
         assignment: value.bytes("assignment")?,
     };
-    value.tagged_fields()?;
+    value.tagged_fields(|_, _| {})?;
     Ok(member)
 }
 
@@ -316,6 +355,26 @@ impl Writer {
         self.0.extend_from_slice(&length.to_be_bytes());
         self.0.extend_from_slice(value.as_bytes());
         Ok(())
+    }
+
+    /// Limited like the others: what reads it back may know no longer ones.
+    fn compact_string(&mut self, value: &str) -> Result<(), EncodeError> {
+        let length =
+            i16::try_from(value.len()).map_err(|_| EncodeError::StringTooLong(value.len()))?;
+        self.unsigned_varint(u32::from(length.unsigned_abs()) + 1);
+        self.0.extend_from_slice(value.as_bytes());
+        Ok(())
+    }
+
+    fn unsigned_varint(&mut self, mut value: u32) {
+        loop {
+            let [low, ..] = value.to_le_bytes();
+            value >>= 7;
+            if value == 0 {
+                return self.0.push(low & 0x7f);
+            }
+            self.0.push(low | 0x80);
+        }
     }
 
     fn nullable_string(&mut self, value: Option<&str>) -> Result<(), EncodeError> {
@@ -361,7 +420,7 @@ impl<'a> Reader<'a> {
         if !(0..=VALUE_VERSION_MAX).contains(&version) {
             return Err(DecodeError::UnknownValueVersion(version));
         }
-        reader.flexible = version >= 4;
+        reader.flexible = version >= FLEXIBLE_FROM;
         Ok((reader, version))
     }
 
@@ -456,16 +515,16 @@ impl<'a> Reader<'a> {
             .ok_or(DecodeError::Damaged(field))
     }
 
-    /// Tagged fields at the end of a flexible struct: none of them is needed here.
-    fn tagged_fields(&mut self) -> Result<(), DecodeError> {
+    /// Shows the tagged fields at the end of a flexible struct, by tag.
+    fn tagged_fields(&mut self, mut field: impl FnMut(u32, &'a [u8])) -> Result<(), DecodeError> {
         const FIELD: &str = "tagged fields";
         if !self.flexible {
             return Ok(());
         }
         for _ in 0..self.unsigned_varint(FIELD)? {
-            self.unsigned_varint(FIELD)?;
+            let tag = self.unsigned_varint(FIELD)?;
             let length = self.unsigned_varint(FIELD)?;
-            self.take(length as usize, FIELD)?;
+            field(tag, self.take(length as usize, FIELD)?);
         }
         Ok(())
     }

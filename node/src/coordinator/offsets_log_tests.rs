@@ -23,6 +23,9 @@ fn offset() -> CommittedOffset {
         metadata: "m".into(),
         commit_timestamp_ms: 0x0123,
         expire_timestamp_ms: -1,
+        topic_id: TopicId::from_bytes(
+            *b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f",
+        ),
     }
 }
 
@@ -54,7 +57,8 @@ fn an_offset_commit_is_laid_out_as_kafka_lays_it_out() {
     assert_eq!(
         value.as_deref(),
         Some(&*unhex(
-            "0003 000000000000002a 00000003 0001 6d 0000000000000123"
+            "0004 000000000000002a 00000003 02 6d 0000000000000123
+             01 00 10 000102030405060708090a0b0c0d0e0f"
         ))
     );
     assert_eq!(decode(Some(&bytes), value.as_deref()), Ok(Ok(record)));
@@ -115,9 +119,13 @@ fn older_and_newer_offset_values_are_read() {
         Ok(Ok(OffsetsRecord::Offset(_, Some(offset)))) => offset,
         other => panic!("{other:?}"),
     };
+    let without_id = CommittedOffset {
+        topic_id: None,
+        ..offset()
+    };
     let without_epoch = CommittedOffset {
         leader_epoch: -1,
-        ..offset()
+        ..without_id.clone()
     };
     assert_eq!(
         read("0000 000000000000002a 0001 6d 0000000000000123"),
@@ -134,7 +142,22 @@ fn older_and_newer_offset_values_are_read() {
         read("0002 000000000000002a 0001 6d 0000000000000123"),
         without_epoch
     );
-    // Flexible: compact string, one tagged field (the topic id).
+    assert_eq!(
+        read("0003 000000000000002a 00000003 0001 6d 0000000000000123"),
+        without_id
+    );
+    // Flexible: compact string, tagged fields, none of which need be there; a zero id is none.
+    assert_eq!(
+        read("0004 000000000000002a 00000003 02 6d 0000000000000123 00"),
+        without_id
+    );
+    assert_eq!(
+        read(
+            "0004 000000000000002a 00000003 02 6d 0000000000000123
+             02 00 10 00000000000000000000000000000000 07 01 ff"
+        ),
+        without_id
+    );
     assert_eq!(
         read(
             "0004 000000000000002a 00000003 02 6d 0000000000000123
@@ -234,6 +257,28 @@ fn counts_and_lengths_that_lie_are_damage() {
 }
 
 #[test]
+fn a_topic_id_of_another_length_is_damage() {
+    let key = encode(&OffsetsRecord::Offset(key(), None)).unwrap().0;
+    let value = unhex("0004 000000000000002a 00000003 02 6d 0000000000000123 01 00 02 0001");
+    assert_eq!(
+        decode(Some(&key), Some(&value)),
+        Err(DecodeError::Damaged("topic id"))
+    );
+}
+
+#[test]
+fn long_and_missing_fields_of_an_offset_commit_survive() {
+    let value = CommittedOffset {
+        metadata: "x".repeat(STRING_BYTES_MAX).into(),
+        topic_id: None,
+        ..offset()
+    };
+    let record = OffsetsRecord::Offset(key(), Some(value));
+    let (key, value) = encode(&record).unwrap();
+    assert_eq!(decode(Some(&key), value.as_deref()), Ok(Ok(record)));
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let record = OffsetsRecord::Group("x".repeat(STRING_BYTES_MAX + 1).into(), None);
     assert_eq!(
@@ -249,6 +294,7 @@ fn an_offset_that_expires_is_written_in_the_version_that_can_say_so() {
         Some(CommittedOffset {
             leader_epoch: -1,
             expire_timestamp_ms: 0x456,
+            topic_id: None,
             ..offset()
         }),
     );

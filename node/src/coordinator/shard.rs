@@ -6,8 +6,10 @@
 //! that is rebalancing is the exception: Kafka never stores it). Whether what was appended is *committed*
 //! is the caller's business: it holds an answer back until everything appended before it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+use kittiwake_raft::{ClusterImage, TopicId};
 
 use super::deadlines::Deadlines;
 use super::error::GroupError;
@@ -49,6 +51,7 @@ pub(crate) struct Commit {
 #[derive(Clone, Debug)]
 pub(crate) struct NewOffset {
     pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: TopicId,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     pub(crate) leader_epoch: i32,
@@ -72,6 +75,9 @@ pub(crate) struct Shard {
     /// When to look at which group: never later than its own next deadline. Heartbeats move a group's
     /// deadlines away and leave this alone.
     deadlines: Deadlines<Arc<str>>,
+    /// Offsets of deleted topics that are still here because the log has refused their tombstones. One
+    /// that is committed again is another topic's.
+    unforgotten: BTreeSet<OffsetKey>,
 }
 
 impl Shard {
@@ -80,6 +86,7 @@ impl Shard {
             config,
             groups: HashMap::new(),
             deadlines: Deadlines::new(),
+            unforgotten: BTreeSet::new(),
         }
     }
 
@@ -217,6 +224,8 @@ impl Shard {
                 metadata: new.metadata.clone(),
                 commit_timestamp_ms: now.wall_ms,
                 expire_timestamp_ms,
+                // What the log cannot say is not remembered either.
+                topic_id: (expire_timestamp_ms < 0).then_some(new.topic_id),
             };
             records.push(OffsetsRecord::Offset(key, Some(value)));
         }
@@ -302,23 +311,41 @@ impl Shard {
         Ok(results)
     }
 
-    /// Deletes what was committed for topics that were deleted.
+    /// Deletes what was committed for topics that are not in the image. It must be as new as the one any
+    /// of these offsets was admitted by, or a topic just created passes for a deleted one.
+    ///
+    /// An offset that does not carry a topic id goes by name, also when the name is among those just
+    /// `deleted`: there may be another topic of that name by now.
     ///
     /// # Errors
-    /// The log refuses; what was not deleted goes when it expires.
-    pub(crate) fn forget_topics(
+    /// The log refuses; the next call tries again.
+    pub(crate) fn forget_deleted_topics(
         &mut self,
         now: Now,
+        image: &ClusterImage,
         deleted: &[Arc<str>],
         journal: &mut dyn Journal,
     ) -> Result<(), GroupError> {
-        let tombstones = self
+        let is_gone = |topic: &Arc<str>, offset: &CommittedOffset| match offset.topic_id {
+            Some(id) => image.topic(id).is_none(),
+            None => deleted.contains(topic) || image.topic_by_name(topic).is_none(),
+        };
+        let gone = self
             .groups
             .values()
-            .flat_map(|entry| offset_keys(entry, |topic, _| deleted.contains(topic)))
-            .map(|key| OffsetsRecord::Offset(key, None))
+            .flat_map(|entry| offset_keys(entry, is_gone));
+        self.unforgotten.extend(gone);
+        let tombstones = self
+            .unforgotten
+            .iter()
+            .map(|key| OffsetsRecord::Offset(key.clone(), None))
             .collect();
         self.write_tombstones(now, tombstones, journal)
+    }
+
+    /// Whether offsets of deleted topics are still here.
+    pub(crate) fn has_unforgotten(&self) -> bool {
+        !self.unforgotten.is_empty()
     }
 
     /// Deletes offsets whose time is over, and groups that are left without members and offsets
@@ -383,6 +410,7 @@ impl Shard {
     }
 
     fn apply_offset(&mut self, now: Now, key: OffsetKey, value: Option<CommittedOffset>) {
+        self.unforgotten.remove(&key);
         let OffsetKey {
             group,
             topic,

@@ -4,6 +4,7 @@ use super::*;
 use crate::coordinator::GroupConfig;
 use crate::coordinator::group::{JoinGroup, Protocol, SyncGroup};
 use crate::coordinator::offsets_log::{decode, encode};
+use crate::coordinator::tests::{Topics, topic_id};
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -77,6 +78,7 @@ impl Scene {
             retention_ms: -1,
             offsets: vec![NewOffset {
                 topic: topic.into(),
+                topic_id: topic_id(1),
                 partition: 0,
                 offset,
                 leader_epoch: 1,
@@ -227,6 +229,7 @@ fn long_metadata_is_refused_alone() {
     let mut scene = Scene::new();
     let offset = |partition, metadata: &str| NewOffset {
         topic: "t".into(),
+        topic_id: topic_id(1),
         partition,
         offset: 1,
         leader_epoch: -1,
@@ -313,6 +316,7 @@ fn a_retention_of_the_clients_own_is_kept() {
         retention_ms: 60 * MINUTE_MS,
         offsets: vec![NewOffset {
             topic: "t".into(),
+            topic_id: topic_id(1),
             partition: 0,
             offset: 1,
             leader_epoch: -1,
@@ -332,20 +336,95 @@ fn a_retention_of_the_clients_own_is_kept() {
     assert_eq!(scene.offset("g", "t"), None);
 }
 
+/// An offset as older records have it.
+fn without_topic_id(group: &str, topic: &str, offset: i64) -> OffsetsRecord {
+    let key = OffsetKey {
+        group: group.into(),
+        topic: topic.into(),
+        partition: 0,
+    };
+    let value = CommittedOffset {
+        offset,
+        leader_epoch: -1,
+        metadata: "".into(),
+        commit_timestamp_ms: 0,
+        expire_timestamp_ms: -1,
+        topic_id: None,
+    };
+    OffsetsRecord::Offset(key, Some(value))
+}
+
+impl Scene {
+    fn write(&mut self, record: OffsetsRecord) {
+        self.shard
+            .write(self.now, vec![record], &mut self.log)
+            .unwrap();
+    }
+
+    fn forget_deleted_topics(
+        &mut self,
+        topics: &Topics,
+        deleted: &[Arc<str>],
+    ) -> Result<(), GroupError> {
+        let image = topics.image();
+        self.shard
+            .forget_deleted_topics(self.now, &image, deleted, &mut self.log)
+    }
+}
+
 #[test]
 fn a_deleted_topic_takes_its_offsets_along() {
     let mut scene = Scene::new();
-    scene.commit("g", "t", 1).unwrap();
-    scene.commit("g", "u", 2).unwrap();
-    scene.commit("h", "t", 3).unwrap();
-    let now = scene.now;
-    scene
-        .shard
-        .forget_topics(now, &["t".into()], &mut scene.log)
-        .unwrap();
+    scene.write(without_topic_id("g", "t", 1));
+    scene.write(without_topic_id("g", "u", 2));
+    scene.write(without_topic_id("h", "t", 3));
+    let left = Topics::new().create("u", topic_id(2));
+    scene.forget_deleted_topics(&left, &[]).unwrap();
     assert_eq!(scene.offset("g", "t"), None);
     assert_eq!(scene.offset("g", "u"), Some(2));
     assert!(scene.shard.get("h").is_none());
+    scene.assert_replay_agrees();
+}
+
+#[test]
+fn a_topic_is_known_by_its_id_where_the_record_says_it_and_by_its_name_elsewhere() {
+    let mut scene = Scene::new();
+    scene.commit("g", "t", 1).unwrap();
+    scene.write(without_topic_id("h", "t", 2));
+    let same = Topics::new().create("t", topic_id(1));
+    scene.forget_deleted_topics(&same, &[]).unwrap();
+    assert_eq!(scene.offset("g", "t"), Some(1));
+    assert_eq!(scene.offset("h", "t"), Some(2));
+    // Another topic of the name was deleted, or this one has just been created again.
+    scene.forget_deleted_topics(&same, &["t".into()]).unwrap();
+    assert_eq!(scene.offset("g", "t"), Some(1));
+    assert_eq!(scene.offset("h", "t"), None);
+
+    let another = Topics::new().create("t", topic_id(2));
+    scene.forget_deleted_topics(&another, &[]).unwrap();
+    assert_eq!(scene.offset("g", "t"), None);
+    scene.assert_replay_agrees();
+}
+
+#[test]
+fn what_is_committed_again_before_it_could_be_forgotten_stays() {
+    let mut scene = Scene::new();
+    for group in ["g", "h"] {
+        scene.write(without_topic_id(group, "t", 1));
+    }
+    scene.log.fails = Some(GroupError::CoordinatorNotAvailable);
+    assert_eq!(
+        scene.forget_deleted_topics(&Topics::new(), &["t".into()]),
+        Err(GroupError::CoordinatorNotAvailable)
+    );
+    assert!(scene.shard.has_unforgotten());
+    scene.log.fails = None;
+    let again = Topics::new().create("t", topic_id(2));
+    scene.write(without_topic_id("h", "t", 5));
+    scene.forget_deleted_topics(&again, &[]).unwrap();
+    assert!(!scene.shard.has_unforgotten());
+    assert_eq!(scene.offset("g", "t"), None);
+    assert_eq!(scene.offset("h", "t"), Some(5));
     scene.assert_replay_agrees();
 }
 

@@ -5,6 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 
 use bytes::Bytes;
+use kittiwake_raft::{
+    BrokerEpoch, BrokerId, Command, DirectoryId, Endpoint, IncarnationId, LastStop, NewTopic,
+    RegisterBroker, TopicId,
+};
 use kittiwake_storage::{LeaderEpoch, RecordsBuilder};
 use kittiwake_storage::{batch::stamp, records::batches};
 use parking_lot::Mutex;
@@ -14,6 +18,75 @@ use super::group::{GroupState, JoinGroup, Protocol, SyncGroup};
 use super::offsets_partition::Committed;
 use super::shard::NewOffset;
 use super::*;
+
+/// Topics of a cluster, as they come and go.
+pub(crate) struct Topics {
+    image: ClusterImage,
+}
+
+impl Topics {
+    pub(crate) fn new() -> Self {
+        let mut topics = Self {
+            image: ClusterImage::new("cluster"),
+        };
+        topics.apply(Command::RegisterBroker(RegisterBroker {
+            broker: BrokerId(1),
+            incarnation_id: IncarnationId::from_bytes([1; 16]).unwrap(),
+            directory_id: DirectoryId::from_bytes([1; 16]).unwrap(),
+            endpoints: vec![Endpoint {
+                listener: "REPLICATION".into(),
+                host: "host".into(),
+                port: 1,
+            }],
+            rack: None,
+            last_stop: LastStop::Killed,
+        }));
+        // A broker's epoch is the metadata offset of its registration.
+        topics.apply(Command::UnfenceBroker {
+            broker: BrokerId(1),
+            epoch: BrokerEpoch(1),
+        });
+        topics
+    }
+
+    pub(crate) fn create(mut self, name: &str, id: TopicId) -> Self {
+        self.apply(Command::CreateTopics(vec![NewTopic {
+            name: name.into(),
+            id,
+            configs: [].into(),
+            partitions: vec![vec![BrokerId(1)]],
+        }]));
+        self
+    }
+
+    pub(crate) fn delete(mut self, id: TopicId) -> Self {
+        self.apply(Command::DeleteTopics(vec![id]));
+        self
+    }
+
+    fn apply(&mut self, command: Command) {
+        let results = self.image.apply(self.image.offset + 1, &command);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    pub(crate) fn image(&self) -> Arc<ClusterImage> {
+        Arc::new(self.image.clone())
+    }
+}
+
+pub(crate) fn topic_id(n: u8) -> TopicId {
+    TopicId::from_bytes([n; 16]).unwrap()
+}
+
+/// The topic of [`commit`].
+fn with_t() -> Topics {
+    Topics::new().create("t", topic_id(1))
+}
+
+/// Another one of the same name.
+fn with_t_again() -> Topics {
+    with_t().delete(topic_id(1)).create("t", topic_id(2))
+}
 
 /// What survives a change of leaders.
 #[derive(Clone, Default)]
@@ -41,6 +114,8 @@ struct Led {
     /// Reads wait until the other end is dropped.
     reading: Mutex<Option<mpsc::Receiver<()>>>,
     leased: AtomicBool,
+    /// Appends fail.
+    full: AtomicBool,
     /// Reads that fail before the disk is well again.
     bad_reads: AtomicUsize,
 }
@@ -53,6 +128,7 @@ impl Led {
             committed: watch::Sender::new(Ok(Offset(i64::MAX))),
             reading: Mutex::new(None),
             leased: AtomicBool::new(true),
+            full: AtomicBool::new(false),
             bad_reads: AtomicUsize::new(0),
         })
     }
@@ -103,6 +179,9 @@ impl OffsetsPartition for Led {
 
     fn append(&self, batch: &[u8], _wall_ms: i64) -> Result<Offset, GroupError> {
         (*self.committed.borrow())?;
+        if self.full.load(Ordering::SeqCst) {
+            return Err(GroupError::CoordinatorNotAvailable);
+        }
         let base = self.log.end();
         let mut batch = batch.to_vec();
         stamp(
@@ -149,10 +228,18 @@ impl OffsetsPartition for Led {
 }
 
 fn coordinator() -> Arc<GroupCoordinator> {
+    coordinator_in(&with_t()).0
+}
+
+/// In the cluster with these topics, which it has followed; tell it of others through the sender.
+fn coordinator_in(topics: &Topics) -> (Arc<GroupCoordinator>, watch::Sender<Arc<ClusterImage>>) {
+    let images = watch::Sender::new(topics.image());
     let mut config = GroupConfig::default();
     config.limits.initial_rebalance_delay_ms = 1;
     config.offsets_commit_timeout = Duration::from_secs(600);
-    Arc::new(GroupCoordinator::new(config))
+    let coordinator = Arc::new(GroupCoordinator::new(config, images.subscribe()));
+    coordinator.followed.send_replace(topics.image());
+    (coordinator, images)
 }
 
 async fn loaded(coordinator: &Arc<GroupCoordinator>, led: &Arc<Led>) {
@@ -172,12 +259,28 @@ fn commit(group: &str, offset: i64) -> Commit {
         retention_ms: -1,
         offsets: vec![NewOffset {
             topic: "t".into(),
+            topic_id: topic_id(1),
             partition: 0,
             offset,
             leader_epoch: -1,
             metadata: "".into(),
         }],
     }
+}
+
+/// A commit whose record cannot say which topic it is for.
+fn commit_by_name(group: &str, offset: i64) -> Commit {
+    Commit {
+        retention_ms: 600_000,
+        ..commit(group, offset)
+    }
+}
+
+/// A commit for the second topic of the name.
+fn commit_again(group: &str, offset: i64) -> Commit {
+    let mut commit = commit(group, offset);
+    commit.offsets[0].topic_id = topic_id(2);
+    commit
 }
 
 async fn offset(coordinator: &GroupCoordinator, group: &str) -> Result<Option<i64>, GroupError> {
@@ -326,7 +429,9 @@ async fn a_commit_that_is_not_committed_in_time_is_not_acknowledged() {
         offsets_commit_timeout: Duration::from_millis(1),
         ..GroupConfig::default()
     };
-    let coordinator = Arc::new(GroupCoordinator::new(config));
+    let images = watch::Sender::new(with_t().image());
+    let coordinator = Arc::new(GroupCoordinator::new(config, images.subscribe()));
+    coordinator.followed.send_replace(with_t().image());
     let led = Led::new(&Log::default(), 1);
     loaded(&coordinator, &led).await;
     led.stop_replication();
@@ -381,20 +486,156 @@ async fn a_topic_deleted_during_the_load_loses_its_offsets_after_it() {
     let log = Log::default();
     let (first, led) = (coordinator(), Led::new(&log, 1));
     loaded(&first, &led).await;
-    first
-        .commit(commit("g", 3))
-        .await
-        .unwrap()
-        .remove(0)
-        .unwrap();
+    for commit in [commit("by id", 3), commit_by_name("by name", 3)] {
+        assert_eq!(first.commit(commit).await, Ok(vec![Ok(())]));
+    }
 
-    let (second, led) = (coordinator(), Led::new(&log, 2));
+    let ((second, images), led) = (coordinator_in(&with_t()), Led::new(&log, 2));
     let reading = led.hold_reads();
     second.follow(vec![Arc::clone(&led) as Arc<dyn OffsetsPartition>]);
+    images.send_replace(with_t_again().image());
     second.forget_topics(&["t".into()]);
     drop(reading);
     loaded(&second, &led).await;
+    assert_eq!(offset(&second, "by id").await, Ok(None));
+    assert_eq!(offset(&second, "by name").await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_topic_deleted_while_nobody_coordinates_loses_its_offsets_before_anybody_is_answered() {
+    let log = Log::default();
+    let (first, led) = (coordinator(), Led::new(&log, 1));
+    loaded(&first, &led).await;
+    for commit in [commit("by id", 3), commit_by_name("by name", 3)] {
+        assert_eq!(first.commit(commit).await, Ok(vec![Ok(())]));
+    }
+
+    let (second, _images) = coordinator_in(&with_t().delete(topic_id(1)));
+    loaded(&second, &Led::new(&log, 2)).await;
+    assert_eq!(offset(&second, "by id").await, Ok(None));
+    assert_eq!(offset(&second, "by name").await, Ok(None));
+
+    // That is in the log: whoever reads it does not have to know what was deleted.
+    let third = coordinator();
+    loaded(&third, &Led::new(&log, 3)).await;
+    assert_eq!(third.list(), Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_topic_that_took_the_name_of_a_deleted_one_has_nothing_committed() {
+    let log = Log::default();
+    let (first, led) = (coordinator(), Led::new(&log, 1));
+    loaded(&first, &led).await;
+    assert_eq!(first.commit(commit("g", 3)).await, Ok(vec![Ok(())]));
+    let (second, _images) = coordinator_in(&with_t_again());
+    loaded(&second, &Led::new(&log, 2)).await;
     assert_eq!(offset(&second, "g").await, Ok(None));
+}
+
+type Retry = fn(&GroupCoordinator);
+
+/// The expiry check, and any change of the metadata.
+const RETRIES: [Retry; 2] = [
+    |coordinator| coordinator.expire(),
+    |coordinator| coordinator.forget_topics(&[]),
+];
+
+#[tokio::test]
+async fn what_the_log_refuses_to_forget_is_forgotten_later() {
+    for retry in RETRIES {
+        let log = Log::default();
+        let ((coordinator, images), led) = (coordinator_in(&with_t()), Led::new(&log, 1));
+        loaded(&coordinator, &led).await;
+        for commit in [commit("by id", 3), commit_by_name("by name", 3)] {
+            assert_eq!(coordinator.commit(commit).await, Ok(vec![Ok(())]));
+        }
+        led.full.store(true, Ordering::SeqCst);
+        images.send_replace(with_t_again().image());
+        coordinator.forget_topics(&["t".into()]);
+        assert_eq!(offset(&coordinator, "by id").await, Ok(Some(3)));
+        led.full.store(false, Ordering::SeqCst);
+        retry(&coordinator);
+        assert_eq!(offset(&coordinator, "by id").await, Ok(None));
+        assert_eq!(offset(&coordinator, "by name").await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn what_the_log_refuses_to_forget_after_the_load_is_forgotten_later() {
+    for retry in RETRIES {
+        let log = Log::default();
+        let (first, led) = (coordinator(), Led::new(&log, 1));
+        loaded(&first, &led).await;
+        for commit in [commit("by id", 3), commit_by_name("by name", 3)] {
+            assert_eq!(first.commit(commit).await, Ok(vec![Ok(())]));
+        }
+        let (second, images) = coordinator_in(&with_t().delete(topic_id(1)));
+        let led = Led::new(&log, 2);
+        led.full.store(true, Ordering::SeqCst);
+        loaded(&second, &led).await;
+        assert_eq!(offset(&second, "by name").await, Ok(Some(3)));
+        // The name alone does not tell any more.
+        images.send_replace(with_t_again().image());
+        led.full.store(false, Ordering::SeqCst);
+        retry(&second);
+        assert_eq!(offset(&second, "by id").await, Ok(None));
+        assert_eq!(offset(&second, "by name").await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn a_commit_for_the_next_topic_of_the_name_outlives_the_news_of_the_deletion() {
+    let ((coordinator, images), led) = (coordinator_in(&with_t()), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    for group in ["g", "h"] {
+        assert_eq!(coordinator.commit(commit(group, 3)).await, Ok(vec![Ok(())]));
+    }
+    images.send_replace(with_t_again().image());
+    coordinator.followed.send_replace(with_t_again().image());
+    assert_eq!(
+        coordinator.commit(commit_again("g", 1)).await,
+        Ok(vec![Ok(())])
+    );
+    coordinator.forget_topics(&["t".into()]);
+    assert_eq!(offset(&coordinator, "g").await, Ok(Some(1)));
+    assert_eq!(offset(&coordinator, "h").await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_topic_newer_than_the_leaderships_is_waited_for() {
+    let ((coordinator, images), led) = (coordinator_in(&with_t()), Led::new(&Log::default(), 1));
+    loaded(&coordinator, &led).await;
+    images.send_replace(with_t_again().image());
+    let mut committing = Box::pin(coordinator.commit(commit_again("g", 1)));
+    assert_eq!(poll_once(&mut committing).await, None);
+    assert_eq!(led.log.end(), Offset::ZERO);
+    coordinator.followed.send_replace(with_t_again().image());
+    assert_eq!(committing.await, Ok(vec![Ok(())]));
+
+    let mut unknown = commit("g", 2);
+    unknown.offsets[0].topic_id = topic_id(3);
+    assert_eq!(
+        coordinator.commit(unknown).await,
+        Err(GroupError::CoordinatorLoadInProgress)
+    );
+}
+
+#[test]
+fn no_image_is_followed_before_the_partitions_are_reconciled_with_it() {
+    let image = |offset| {
+        let mut image = ClusterImage::new("cluster");
+        image.offset = offset;
+        Arc::new(image)
+    };
+    let mut to_follow = image(5);
+    let mut followed = |newest, reconciled| {
+        followed_image(&mut to_follow, &image(newest), reconciled).map(|image| image.offset)
+    };
+    assert_eq!(followed(6, 4), None);
+    assert_eq!(followed(7, 6), Some(5));
+    assert_eq!(followed(8, 6), None);
+    assert_eq!(followed(9, 8), Some(7));
+    assert_eq!(followed(9, 9), Some(9));
 }
 
 #[tokio::test]
