@@ -133,3 +133,42 @@ fn a_leader_says_what_its_log_lacks_only_under_a_lease_and_in_the_epoch_it_was_a
     partition.resign();
     assert_eq!(partition.check_denial(epoch), refused, "neither");
 }
+
+/// KAFKA-18723: a leader that answers after its reign has another's log.
+#[test]
+fn a_follower_appends_nothing_of_an_epoch_above_the_one_it_follows() {
+    let scene = Scene::led();
+    let partition = &scene.partition;
+    let following = Following {
+        leader: BrokerId(1),
+        epoch: LeaderEpoch(1),
+    };
+    assert!(partition.follow(following));
+    let batch_at = |offset: i64, epoch: i32| {
+        let mut batch = batch();
+        batch[..8].copy_from_slice(&offset.to_be_bytes());
+        // Neither is covered by the CRC.
+        batch[12..16].copy_from_slice(&epoch.to_be_bytes());
+        batch
+    };
+    let take = |records: &[u8]| {
+        let answer = LeaderAnswer {
+            error: ErrorCode::None,
+            diverging: None,
+            high_watermark: Offset(9),
+            log_start: Offset::ZERO,
+            records,
+        };
+        partition.follow_answer(following, answer)
+    };
+    let newer = [batch_at(0, 1), batch_at(1, 2)].concat();
+    assert_eq!(take(&newer), Followed::Wait);
+    let state = (partition.log_end_offset(), partition.high_watermark());
+    assert_eq!(
+        state,
+        (Offset(0), Offset(0)),
+        "not even what is of the epoch"
+    );
+    assert_eq!(take(&batch_at(0, 1)), Followed::Advanced);
+    assert_eq!(partition.log_end_offset(), Offset(1));
+}
