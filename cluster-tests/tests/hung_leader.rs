@@ -1,11 +1,13 @@
 //! A leader that hangs for ten seconds (SIGSTOP) is replaced within five. When it wakes up it acknowledges nothing that it
-//! was asked meanwhile, cuts off what nobody else has, and rejoins.
+//! was asked meanwhile, denies no record, cuts off what nobody else has, and rejoins.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::trials::lost_leader::{LostLeader, PROBE, TOPIC, ask, refused};
+use cluster_tests::trials::lost_leader::{
+    LostLeader, PROBE, TOPIC, ask, ask_for_more, nothing_denied, refused,
+};
 use cluster_tests::wire::{ACKS_ALL, ACKS_LEADER};
 use cluster_tests::{Cluster, wait};
 
@@ -21,11 +23,13 @@ fn hang(is_controller: bool) -> Result<()> {
     };
     let mut scene = LostLeader::at_work(cluster, leader)?;
     let mut probes = [(ACKS_LEADER, scene.probe()?), (ACKS_ALL, scene.probe()?)];
+    let mut reader = scene.probe()?;
     scene.lose(|cluster, leader| cluster.node(leader).pause())?;
     for (acks, probe) in &mut probes {
         // It lies in the hung node's socket until it wakes up.
         ask(probe, *acks)?;
     }
+    ask_for_more(&mut reader)?;
     for topic in [TOPIC, PROBE] {
         let left = NEW_LEADER_WITHIN.saturating_sub(scene.lost_for());
         let replaced = scene.cluster.leader(topic, 0, left)?;
@@ -37,6 +41,7 @@ fn hang(is_controller: bool) -> Result<()> {
     for (_, probe) in &mut probes {
         refused(probe)?;
     }
+    nothing_denied(&mut reader)?;
     scene.conclude()
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::trials::lost_leader::{LostLeader, ask, refused};
+use cluster_tests::trials::lost_leader::{LostLeader, ask, ask_for_more, nothing_denied, refused};
 use cluster_tests::wire::{ACKS_ALL, ACKS_LEADER};
 use cluster_tests::{Cluster, CutFrom, Options, privileges, wait};
 
@@ -36,6 +36,9 @@ fn isolate(from: CutFrom) -> Result<()> {
         let mut late = scene.probe()?;
         ask(&mut late, ACKS_LEADER)?;
         refused(&mut late)?;
+        // What it does not have its successor may have.
+        ask_for_more(&mut late)?;
+        nothing_denied(&mut late)?;
     }
     wait::pass(CUT.saturating_sub(scene.lost_for()));
     scene.cluster.heal(leader)?;

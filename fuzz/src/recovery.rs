@@ -56,7 +56,7 @@ pub(crate) fn run(data: &[u8]) {
     };
     use_log(&loaded.log, Offset(recovery_point));
     let end = loaded.log.log_end_offset();
-    dir.shutdown_clean(1, &BTreeMap::new(), 1).expect("closed");
+    dir.shutdown_clean(1, &[], 1).expect("closed");
     if let Ok(partition) = PartitionDir::open(&partition) {
         // Damage below the recovery point is not looked for; finding it must not fail either.
         let report = verify(&partition, true).expect("readable");
@@ -144,7 +144,7 @@ fn sound_log() -> &'static Path {
                 append(&log, 1 + n % 5, LeaderEpoch(n / 15));
             }
             assert!(log.segment_count() > 2);
-            dir.shutdown_clean(1, &BTreeMap::new(), 1).expect("closed");
+            dir.shutdown_clean(1, &[], 1).expect("closed");
             root
         })
         .path()

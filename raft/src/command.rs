@@ -31,6 +31,10 @@ pub enum Command {
         broker: BrokerId,
         /// Its registration; another one is refused as stale.
         epoch: BrokerEpoch,
+        /// Metadata offset that its partitions have followed; refused if it was fenced after that, as a repeated
+        /// proposal may have been: [`CommandError::FencedSince`]. [`u64::MAX`] counts as all, which is what a command
+        /// of the first version is read as.
+        reconciled: u64,
     },
     /// An operator or a planned stop empties the broker of leaderships: those with another ISR
     /// member move in this entry, and it is chosen as leader only where nobody else can be.
@@ -270,6 +274,14 @@ pub enum CommandError {
     StaleBrokerEpoch {
         /// Its latest registration.
         current: BrokerEpoch,
+    },
+    /// The broker was fenced after what its partitions have followed.
+    #[error(
+        "the broker was fenced at metadata offset {offset}, which its partitions have not followed"
+    )]
+    FencedSince {
+        /// Metadata offset of the fence.
+        offset: u64,
     },
     /// The registration cannot be accepted as it is.
     #[error("invalid registration: {0}")]

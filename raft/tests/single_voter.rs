@@ -48,6 +48,7 @@ async fn register(quorum: &MetadataQuorum) -> BrokerEpoch {
         .propose(Command::UnfenceBroker {
             broker: BROKER,
             epoch,
+            reconciled: outcome.offset,
         })
         .await
         .unwrap();

@@ -35,7 +35,7 @@ impl std::fmt::Display for TopicPartition {
 }
 
 /// Offsets by partition: the contents of a checkpoint.
-pub type Checkpoint = BTreeMap<TopicPartition, Offset>;
+pub(crate) type Checkpoint = BTreeMap<TopicPartition, Offset>;
 
 /// Replaces `path` so that after a crash it has the old contents or the new, never a mixture:
 /// temporary file, fsync, rename, fsync of the directory.

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use crate::inspect::{PartitionDir, verify};
 use crate::test_support::*;
 use crate::{
-    BatchHeader, Checkpoint, Compression, FileSlice, LeaderEpoch, LeaderEpochCache, Log, LogDir,
-    Offset, ProducerState, RecordsBuilder, validate,
+    BatchHeader, Compression, FileSlice, LeaderEpoch, LeaderEpochCache, Log, LogDir, Offset,
+    ProducerState, RecordsBuilder, validate,
 };
 
 /// Slices that are kept to be looked at again.
@@ -279,7 +279,7 @@ impl Run {
     }
 
     fn checkpoint(&mut self) {
-        self.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+        self.dir.write_checkpoints(&[]).unwrap();
     }
 
     /// Stops, cleanly or not, and starts on a copy of the files: what the process still held open, the
@@ -288,7 +288,7 @@ impl Run {
         self.homes += 1;
         let next = self.root.path().join(self.homes.to_string());
         if clean {
-            self.dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+            self.dir.shutdown_clean(1, &[], 1).unwrap();
             let partition = self.home.join("data/orders-0");
             assert_sound(&partition, self.model.end);
         }

@@ -124,7 +124,7 @@ pub use batch::{
     BatchError, BatchHeader, BatchOrigin, BatchRules, Compression, TimestampType, ValidBatch,
     check_crc, validate,
 };
-pub use checkpoint::{Checkpoint, TopicPartition};
+pub use checkpoint::TopicPartition;
 pub use config::LogConfig;
 pub use disk::AppendedBytes;
 pub use file_slice::FileSlice;

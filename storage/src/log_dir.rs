@@ -38,7 +38,7 @@ use self::names::{DELETE_SUFFIX, STRAY_SUFFIX, is_topic_name, renamed_directory}
 use crate::Offset;
 use crate::append_file::is_full;
 use crate::background::Job;
-use crate::checkpoint::{self, Checkpoint, TopicPartition};
+use crate::checkpoint::{self, TopicPartition};
 use crate::config::LogConfig;
 use crate::disk::{AppendedBytes, Disk};
 use crate::flush::{FlushError, is_out_of_files};
@@ -404,9 +404,15 @@ impl LogDir {
     /// Writes recovery points, log starts and `high_watermarks` (a log that is not in it keeps its
     /// last), then lets go of the files of removed segments. Waits for the disk.
     ///
+    /// A high watermark comes with the log it was taken of: by name it could be given to another log,
+    /// created since under the name of one that was deleted.
+    ///
     /// # Errors
     /// The directory goes offline with the first failure, unless only room or descriptors were missing.
-    pub fn write_checkpoints(&self, high_watermarks: &Checkpoint) -> Result<(), FlushError> {
+    pub fn write_checkpoints(
+        &self,
+        high_watermarks: &[(Arc<Log>, Offset)],
+    ) -> Result<(), FlushError> {
         if let Some(reason) = self.offline() {
             return Err(FlushError::Offline(reason));
         }
@@ -424,7 +430,11 @@ impl LogDir {
         })
     }
 
-    fn checkpoint(&self, logs: &[Arc<Log>], high_watermarks: &Checkpoint) -> io::Result<()> {
+    fn checkpoint(
+        &self,
+        logs: &[Arc<Log>],
+        high_watermarks: &[(Arc<Log>, Offset)],
+    ) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         // One that was deleted since the list was made must not lend its offsets to a new one of its name.
         for log in logs.iter().filter(|log| !log.is_abandoned()) {
@@ -435,8 +445,12 @@ impl LogDir {
             checkpoints
                 .recovery_points
                 .set(partition, log.recovery_point());
-            if let Some(high_watermark) = high_watermarks.get(partition) {
-                checkpoints.high_watermarks.set(partition, *high_watermark);
+        }
+        for (log, high_watermark) in high_watermarks {
+            if !log.is_abandoned() {
+                checkpoints
+                    .high_watermarks
+                    .set(log.partition(), *high_watermark);
             }
         }
         checkpoints.write(&self.path)?;
@@ -458,7 +472,7 @@ impl LogDir {
     pub fn shutdown_clean(
         &self,
         broker_epoch: i64,
-        high_watermarks: &Checkpoint,
+        high_watermarks: &[(Arc<Log>, Offset)],
         threads: usize,
     ) -> Result<(), FlushError> {
         let logs = self.logs();

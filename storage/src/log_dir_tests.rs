@@ -8,8 +8,7 @@ use uuid::Uuid;
 use crate::background::Job;
 use crate::test_support::*;
 use crate::{
-    Checkpoint, FlushError, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset,
-    validate,
+    FlushError, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset, validate,
 };
 
 #[test]
@@ -85,7 +84,7 @@ fn a_stop_is_told_by_marker_and_boot() {
     let root = tempfile::tempdir().unwrap();
     let dir = open_dir(root.path());
     assert_eq!(dir.last_stop(), LastStop::New);
-    dir.shutdown_clean(41, &Checkpoint::new(), 1).unwrap();
+    dir.shutdown_clean(41, &[], 1).unwrap();
     drop(dir);
     assert_eq!(
         open_dir(root.path()).last_stop(),
@@ -105,20 +104,17 @@ fn high_watermarks_come_back_within_the_log() {
     for _ in 0..9 {
         append(&log, &batch(1, &[b"x"]));
     }
-    let key = log.partition().clone();
-    dir.write_checkpoints(&Checkpoint::from([(key.clone(), Offset(4))]))
+    dir.write_checkpoints(&[(Arc::clone(&log), Offset(4))])
         .unwrap();
     // A log that is not mentioned keeps its last.
-    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    dir.write_checkpoints(&[]).unwrap();
     drop((dir, log));
     let dir = open_dir(root.path());
-    assert_eq!(
-        load_one(&dir, LogConfig::default()).high_watermark,
-        Offset(4)
-    );
-    dir.write_checkpoints(&Checkpoint::from([(key, Offset(99))]))
+    let loaded = load_one(&dir, LogConfig::default());
+    assert_eq!(loaded.high_watermark, Offset(4));
+    dir.write_checkpoints(&[(Arc::clone(&loaded.log), Offset(99))])
         .unwrap();
-    drop(dir);
+    drop((dir, loaded));
     let dir = open_dir(root.path());
     assert_eq!(
         load_one(&dir, LogConfig::default()).high_watermark,
@@ -141,7 +137,7 @@ fn a_topic_created_again_under_its_name_inherits_nothing() {
         append(&log, &batch(1, &[b"x"]));
     }
     log.flush().unwrap();
-    dir.write_checkpoints(&Checkpoint::from([(log.partition().clone(), Offset(9))]))
+    dir.write_checkpoints(&[(Arc::clone(&log), Offset(9))])
         .unwrap();
     let slice = log
         .read(Offset(0), Offset(9), 1 << 20, true)
@@ -225,7 +221,7 @@ fn logs_that_come_and_go_while_they_are_flushed_leave_the_directory_online() {
                 append(&log, &sized_batch(1, 1, 1000));
             }
             let flushing = scope.spawn(|| log.flush());
-            let checkpoint = scope.spawn(|| dir.write_checkpoints(&Checkpoint::new()));
+            let checkpoint = scope.spawn(|| dir.write_checkpoints(&[]));
             if round % 2 == 0 {
                 dir.delete_log(log.partition()).unwrap();
             } else {
@@ -240,6 +236,27 @@ fn logs_that_come_and_go_while_they_are_flushed_leave_the_directory_online() {
         });
         assert_eq!(dir.offline(), None);
     }
+}
+
+/// The checkpoint is late: it has the high watermark of a log that was deleted meanwhile and created again.
+#[test]
+fn a_high_watermark_goes_to_the_log_it_was_taken_of_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, LogConfig::default());
+    let taken = [(Arc::clone(&log), Offset(9))];
+    dir.delete_log(log.partition()).unwrap();
+    let again = dir
+        .create_log(TOPIC, Uuid::from_u128(8), 0, LogConfig::default())
+        .unwrap();
+    for _ in 0..9 {
+        append(&again, &batch(1, &[b"x"]));
+    }
+    dir.write_checkpoints(&taken).unwrap();
+    drop((dir, log, taken, again));
+    let dir = open_dir(root.path());
+    let loaded = load_one(&dir, LogConfig::default());
+    assert_eq!(loaded.high_watermark, Offset(0));
 }
 
 #[test]
@@ -258,7 +275,10 @@ fn logs_are_deleted_together_and_one_that_fails_stops_no_other() {
             .map(|log| log.partition().clone())
             .collect()
     };
-    let offsets: Checkpoint = of(0..6).into_iter().map(|key| (key, Offset(9))).collect();
+    let offsets: Vec<_> = logs
+        .iter()
+        .map(|log| (Arc::clone(log), Offset(9)))
+        .collect();
     dir.write_checkpoints(&offsets).unwrap();
     // Moved away by someone else.
     fs::rename(dir.path().join("orders-1"), root.path().join("taken")).unwrap();

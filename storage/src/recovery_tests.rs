@@ -16,8 +16,7 @@ use crate::inspect::{PartitionDir, verify};
 use crate::records::batches;
 use crate::test_support::*;
 use crate::{
-    Checkpoint, Compression, LastStop, LeaderEpoch, Log, LogConfig, LogDir, Offset, RecordsBuilder,
-    validate,
+    Compression, LastStop, LeaderEpoch, Log, LogConfig, LogDir, Offset, RecordsBuilder, validate,
 };
 
 /// A data directory with the log `orders-0` of small segments.
@@ -37,9 +36,7 @@ impl Stopped {
 
     /// The same with a clean shutdown.
     fn cleanly(count: i64) -> Self {
-        Self::stop(count, 0, |dir| {
-            dir.shutdown_clean(17, &Checkpoint::new(), 1).unwrap()
-        })
+        Self::stop(count, 0, |dir| dir.shutdown_clean(17, &[], 1).unwrap())
     }
 
     fn stop(count: i64, flushed: i64, how: impl FnOnce(&LogDir)) -> Self {
@@ -50,7 +47,7 @@ impl Stopped {
             append(&log, &sized_batch(at, 2, 700));
             if at == flushed {
                 log.flush().unwrap();
-                dir.write_checkpoints(&Checkpoint::new()).unwrap();
+                dir.write_checkpoints(&[]).unwrap();
             }
         }
         how(&dir);
@@ -341,7 +338,7 @@ fn indexes_come_back_byte_for_byte_when_they_are_missing_torn_or_wrong() {
                     .ends_with(&read(&loaded.log, found.offset, stopped.end))
             );
         }
-        dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+        dir.shutdown_clean(1, &[], 1).unwrap();
     }
 }
 
@@ -395,10 +392,10 @@ fn producers_are_remembered_over_any_stop() {
             .map(|at| append(&log, &from(at)).base_offset)
             .collect();
         if clean {
-            dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+            dir.shutdown_clean(1, &[], 1).unwrap();
         } else {
             log.flush().unwrap();
-            dir.write_checkpoints(&Checkpoint::new()).unwrap();
+            dir.write_checkpoints(&[]).unwrap();
         }
         drop((dir, log));
         let dir = open_dir(root.path());
@@ -430,7 +427,7 @@ fn a_damaged_producer_snapshot_is_moved_aside_and_the_producers_come_from_the_lo
         }
         log.flush().unwrap();
         if flushed > 0 {
-            dir.write_checkpoints(&Checkpoint::new()).unwrap();
+            dir.write_checkpoints(&[]).unwrap();
         }
         drop((dir, log));
         let partition = root.path().join("data/orders-0");
@@ -451,7 +448,7 @@ fn a_damaged_producer_snapshot_is_moved_aside_and_the_producers_come_from_the_lo
         }
         assert!(append(&loaded.log, &from(79)).duplicate);
         assert!(!append(&loaded.log, &from(80)).duplicate);
-        dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+        dir.shutdown_clean(1, &[], 1).unwrap();
         let report = verify(&PartitionDir::open(&partition).unwrap(), true).unwrap();
         assert_eq!(report.faults, []);
     }
@@ -470,7 +467,7 @@ fn a_segment_whose_bytes_are_gone_loses_its_indexes_too() {
     fs::write(&last, []).unwrap();
     let (dir, loaded) = stopped.open();
     append(&loaded.log, &sized_batch(1, 2, 700));
-    dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    dir.shutdown_clean(1, &[], 1).unwrap();
     let report = verify(&PartitionDir::open(&stopped.file(".")).unwrap(), true).unwrap();
     assert_eq!(report.faults, []);
 }
@@ -485,7 +482,7 @@ fn ten_thousand_sealed_segments_are_listed_and_not_opened() {
     };
     let log = create(&dir, config);
     append(&log, &batch(1, &[b"x"]));
-    dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    dir.shutdown_clean(1, &[], 1).unwrap();
     let first = root
         .path()
         .join("data/orders-0")
@@ -503,7 +500,7 @@ fn ten_thousand_sealed_segments_are_listed_and_not_opened() {
     )
     .unwrap();
     let key = log.partition().clone();
-    let points = Checkpoint::from([(key, Offset(10_001))]);
+    let points = crate::checkpoint::Checkpoint::from([(key, Offset(10_001))]);
     crate::checkpoint::write(
         &root.path().join("data/recovery-point-offset-checkpoint"),
         &points,
@@ -573,7 +570,7 @@ fn random_round(random: &mut StdRng, round: u32) {
             70..88 => check_random_read(random, &log, &model),
             88..92 => {
                 log.flush().unwrap();
-                dir.write_checkpoints(&Checkpoint::new()).unwrap();
+                dir.write_checkpoints(&[]).unwrap();
             }
             92..95 => {
                 log.roll_if_due(i64::MAX).unwrap();
@@ -582,7 +579,7 @@ fn random_round(random: &mut StdRng, round: u32) {
                 let next = root.path().join(format!("{}", step + 1));
                 let clean = random.random_bool(0.3);
                 if clean {
-                    dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+                    dir.shutdown_clean(1, &[], 1).unwrap();
                 }
                 copy_tree(&home, &next);
                 drop((dir, log));

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::test_support::*;
-use crate::{Checkpoint, Log, LogConfig, Offset, ReadError, RetainError};
+use crate::{Log, LogConfig, Offset, ReadError, RetainError};
 
 /// 100 batches of one record with timestamps 0, 10, 20, …
 fn fill(log: &Log) {
@@ -111,7 +111,7 @@ fn files_go_after_the_checkpoint_and_slices_outlive_them() {
     let bytes = slices[0].read().unwrap();
     log.advance_log_start(Offset(60), Offset(100)).unwrap();
     assert!(oldest.exists(), "not before the log start is checkpointed");
-    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    dir.write_checkpoints(&[]).unwrap();
     assert!(!oldest.exists());
     assert_eq!(slices[0].read().unwrap(), bytes);
     drop((dir, log));
@@ -141,7 +141,7 @@ fn a_segment_goes_only_after_it_is_durable() {
     append(&log, &batch(10, &[b"old"]));
     // Expired while it was active, and never flushed.
     assert_eq!(log.retain(1_000, Offset(1)).unwrap().segments, 1);
-    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    dir.write_checkpoints(&[]).unwrap();
     append(&log, &batch(1_000, &[b"new"]));
     assert_eq!(
         log.flush().unwrap(),
@@ -161,7 +161,7 @@ fn no_log_start_is_checkpointed_that_a_power_loss_could_leave_above_the_log_end(
         append(&log, &batch(at, &[b"x"]));
     }
     log.advance_log_start(Offset(10), Offset(10)).unwrap();
-    dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    dir.write_checkpoints(&[]).unwrap();
     assert!(
         log.flushed_offset() >= log.log_start_offset(),
         "the checkpointed start survives, so what precedes it must"

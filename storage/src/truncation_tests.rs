@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use crate::inspect::{PartitionDir, compare, verify};
 use crate::test_support::*;
 use crate::{
-    Checkpoint, Compression, LeaderEpoch, LoadedLog, Log, LogConfig, LogDir, Offset, ReadError,
-    RecordsBuilder, TruncateError, validate,
+    Compression, LeaderEpoch, LoadedLog, Log, LogConfig, LogDir, Offset, ReadError, RecordsBuilder,
+    TruncateError, validate,
 };
 
 /// A log of 100 batches of two records in a few segments, all of it flushed and checkpointed.
@@ -34,7 +34,7 @@ impl Fixture {
             append(&log, &sized_batch(at, 2, 700));
         }
         log.flush().unwrap();
-        dir.write_checkpoints(&Checkpoint::new()).unwrap();
+        dir.write_checkpoints(&[]).unwrap();
         let bytes = read(&log, Offset(0), Offset(200));
         Self {
             root,
@@ -273,7 +273,7 @@ fn a_crash_at_any_step_of_a_truncation_leaves_a_sound_log() {
         append_of(&at.log, 9, &sized_batch(1, 2, 700));
         at.log.flush().unwrap();
         at.log.reclaim();
-        at.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+        at.dir.write_checkpoints(&[]).unwrap();
         at.log.disk.step();
         at.log.disk.at_step.0.lock().take();
         let copies = copies.lock().clone();
@@ -288,7 +288,7 @@ fn a_crash_at_any_step_of_a_truncation_leaves_a_sound_log() {
             assert!(same, "{copy:?}");
             assert_eq!(loaded.log.truncate_to(Offset(cut)).unwrap(), Offset(cut));
             append_of(&loaded.log, 12, &sized_batch(1, 2, 700));
-            dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+            dir.shutdown_clean(1, &[], 1).unwrap();
             let partition = PartitionDir::open(&copy.join("data/orders-0")).unwrap();
             let report = verify(&partition, true).unwrap();
             assert_eq!(
@@ -351,11 +351,11 @@ fn a_restarted_log_is_empty_and_knows_nothing() {
         (None, None)
     );
     assert!(at.log.read(Offset(150), Offset(200), 1, true).is_err());
-    at.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    at.dir.write_checkpoints(&[]).unwrap();
     at.log
         .append_as_follower(&stamped(&batch(1, &[b"x"]), 1_000, 3), 0)
         .unwrap();
-    at.dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    at.dir.shutdown_clean(1, &[], 1).unwrap();
     let report = verify(&PartitionDir::open(&at.partition()).unwrap(), true).unwrap();
     assert_eq!(
         (report.faults, report.start_offset),
@@ -440,7 +440,7 @@ fn epochs_that_were_cut_off_do_not_come_back_after_a_crash() {
     let at = Fixture::new();
     append_of(&at.log, 5, &sized_batch(1, 2, 700));
     at.log.flush().unwrap();
-    at.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    at.dir.write_checkpoints(&[]).unwrap();
     let stale = at.partition().join("leader-epoch-checkpoint");
     let before = fs::read(&stale).unwrap();
     at.log.truncate_to(Offset(180)).unwrap();
@@ -594,7 +594,7 @@ fn housekeeping_goes_on_while_the_log_is_cut() {
     let done = AtomicBool::new(false);
     let committed = Offset(90);
     let flush = || assert!(at.log.flush().unwrap() >= committed);
-    let checkpoint = || at.dir.write_checkpoints(&Checkpoint::new()).unwrap();
+    let checkpoint = || at.dir.write_checkpoints(&[]).unwrap();
     let delete = || {
         let start = committed.min(at.log.log_start_offset() + 1);
         at.log.advance_log_start(start, committed).unwrap();
@@ -621,7 +621,7 @@ fn housekeeping_goes_on_while_the_log_is_cut() {
     let (start, end) = (at.log.log_start_offset(), at.log.log_end_offset());
     let kept = read(&at.log, start, committed);
     assert!(at.upto(committed.0).ends_with(&kept));
-    at.dir.shutdown_clean(1, &Checkpoint::new(), 1).unwrap();
+    at.dir.shutdown_clean(1, &[], 1).unwrap();
     let report = verify(&PartitionDir::open(&at.partition()).unwrap(), true).unwrap();
     assert_eq!((report.faults, report.end_offset), (vec![], end));
     assert_eq!(at.log.recovery_point(), end);

@@ -168,7 +168,7 @@ fn write_log(root: &Path) -> PathBuf {
         .unwrap();
     fill(&log);
     assert!(log.segment_count() > 3);
-    dir.shutdown_clean(1, &BTreeMap::new(), 1).unwrap();
+    dir.shutdown_clean(1, &[], 1).unwrap();
     root.join("data/orders-0")
 }
 

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use kittiwake_storage::records::batches;
 use kittiwake_storage::{
-    AppendError, BatchOrigin, BatchRules, Checkpoint, Compression, LeaderEpoch, Log, LogConfig,
-    LogDir, LogDirOptions, Offset, RecordsBuilder, TimestampType, validate,
+    AppendError, BatchOrigin, BatchRules, Compression, LeaderEpoch, Log, LogConfig, LogDir,
+    LogDirOptions, Offset, RecordsBuilder, TimestampType, validate,
 };
 
 /// A tmpfs of 2 MiB, unmounted whatever happens.
@@ -112,8 +112,7 @@ fn a_full_disk_refuses_appends_and_nothing_else() {
     fs::remove_file(ballast).expect("ballast");
     assert_eq!(append(&log, 900).expect("room again"), end);
     assert_eq!(count(&log), end.0 + 1);
-    dir.shutdown_clean(1, &Checkpoint::new(), 1)
-        .expect("a clean stop");
+    dir.shutdown_clean(1, &[], 1).expect("a clean stop");
     drop((log, dir));
     let dir = open(&disk.0.path().join("data"));
     let loaded = dir.load(|_, _| config, 1, 0).expect("a listing");

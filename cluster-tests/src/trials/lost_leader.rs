@@ -9,7 +9,7 @@ use super::{Clients, DEADLINE};
 use crate::Cluster;
 use crate::history::{Recorder, Value};
 use crate::pauses;
-use crate::wire::{Batch, Connection};
+use crate::wire::{Batch, Bytes, Connection, Fields};
 use crate::workload::{Load, create_topic_on, read_to_end};
 
 /// What the clients write to and read.
@@ -115,5 +115,53 @@ pub fn refused(probe: &mut Connection) -> Result<()> {
         answer.is_none_or(|(error, _)| error != 0),
         "a leader that had been lost acknowledged a write: {answer:?}"
     );
+    Ok(())
+}
+
+/// Asks about what [`PROBE`] does not have at the lost leader: a record beyond its end, its end, and the end of its epoch.
+/// The answers are read by [`nothing_denied`].
+pub fn ask_for_more(probe: &mut Connection) -> Result<()> {
+    const FETCH: i16 = 1;
+    const LIST_OFFSETS: i16 = 2;
+    const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+    let one_partition = |request: Bytes| request.i32(1).string(PROBE).i32(1).i32(0);
+    // replica, max wait, min bytes, max bytes, isolation | offset, max bytes
+    let fetch = Bytes::new().i32(-1).i32(0).i32(0).i32(1 << 20).i8(0);
+    let fetch = one_partition(fetch).i64(1_000).i32(1 << 20);
+    probe.ask(FETCH, 4, &fetch.0)?;
+    // replica | timestamp: the latest
+    let list = one_partition(Bytes::new().i32(-1)).i64(-1);
+    probe.ask(LIST_OFFSETS, 1, &list.0)?;
+    // current epoch: not said, epoch
+    let end = one_partition(Bytes::new()).i32(-1).i32(1_000);
+    probe.ask(OFFSET_FOR_LEADER_EPOCH, 2, &end.0)
+}
+
+/// Each of the questions of [`ask_for_more`] is answered by NOT_LEADER_OR_FOLLOWER, or the connection is closed instead.
+pub fn nothing_denied(probe: &mut Connection) -> Result<()> {
+    const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+    for (api, is_throttled, error_first) in [
+        ("Fetch", true, false),
+        ("ListOffsets", false, false),
+        ("OffsetForLeaderEpoch", true, true),
+    ] {
+        let Some(answer) = probe.response()? else {
+            return Ok(());
+        };
+        let mut fields = Fields::of(&answer);
+        if is_throttled {
+            fields.i32()?;
+        }
+        // topics | name | partitions | index
+        let (_topics, _name, _partitions) = (fields.i32()?, fields.string()?, fields.i32()?);
+        if !error_first {
+            fields.i32()?;
+        }
+        let error = fields.i16()?;
+        ensure!(
+            error == NOT_LEADER_OR_FOLLOWER,
+            "{api}: a leader that had been lost answered {error}"
+        );
+    }
     Ok(())
 }

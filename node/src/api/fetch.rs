@@ -12,7 +12,8 @@
 //! **Size.** Partitions are served in request order out of one budget of `max_bytes`; the first that has records returns
 //! at least one whole batch even over it. **Epochs.** The client's current leader epoch is checked (KIP-320), and the
 //! epoch of its last record against our history (KIP-595). **Offsets.** OFFSET_OUT_OF_RANGE is judged against log start
-//! and log end; between high watermark and log end the answer is empty. **Sessions** are KIP-227's, see [`session`].
+//! and log end; between high watermark and log end the answer is empty. A leader without a lease may have been replaced: it
+//! serves records, and answers NOT_LEADER_OR_FOLLOWER where it has none. **Sessions** are KIP-227's, see [`session`].
 //!
 //! **Disk.** Finding an offset in the active segment needs no disk; in older segments it may, and is then done off the
 //! async workers.
@@ -265,9 +266,10 @@ impl Fetch {
         lane: Lane,
     ) -> Result<Partition, NeedsDisk> {
         let index = wanted.key.partition;
-        if let Err(error) = partition.check_reader_epoch(wanted.current_leader_epoch) {
-            return Ok(Partition::failed(index, error));
-        }
+        let epoch = match partition.check_reader_epoch(wanted.current_leader_epoch) {
+            Ok(epoch) => epoch,
+            Err(error) => return Ok(Partition::failed(index, error)),
+        };
         let high_watermark = partition.high_watermark();
         let last_stable_offset = partition.last_stable_offset();
         let mut found = Partition {
@@ -283,15 +285,20 @@ impl Fetch {
             slices: Vec::new(),
         };
         let from = Offset(wanted.fetch_offset);
+        let out_of_range = || {
+            let denial = partition.check_denial(epoch);
+            Partition::failed(index, denial.err().unwrap_or(ErrorCode::OffsetOutOfRange))
+        };
         match partition.continuity(from, LeaderEpoch(wanted.last_fetched_epoch)) {
             Continuity::Continues => {}
-            Continuity::Diverges(epoch, end) => {
-                found.diverging = Some((epoch.0, end.0));
+            Continuity::Diverges(last_common, end) => {
+                if let Err(error) = partition.check_denial(epoch) {
+                    return Ok(Partition::failed(index, error));
+                }
+                found.diverging = Some((last_common.0, end.0));
                 return Ok(found);
             }
-            Continuity::OutOfRange | Continuity::UnknownEpoch => {
-                return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
-            }
+            Continuity::OutOfRange | Continuity::UnknownEpoch => return Ok(out_of_range()),
         }
         found.preferred_read_replica = self.near_replica(partition, from).map(|id| id.0);
         if found.preferred_read_replica.is_some() {
@@ -316,9 +323,7 @@ impl Fetch {
             .read(from, upto, bytes_max as u32, one_batch_at_least)
         {
             Ok(slices) => found.slices = slices,
-            Err(ReadError::OffsetOutOfRange { .. }) => {
-                return Ok(Partition::failed(index, ErrorCode::OffsetOutOfRange));
-            }
+            Err(ReadError::OffsetOutOfRange { .. }) => return Ok(out_of_range()),
             Err(error) => {
                 tracing::error!(topic = partition.topic(), partition = index, offset = %from, %error, "cannot read the log");
                 return Ok(Partition::failed(index, ErrorCode::KafkaStorageError));

@@ -7,8 +7,8 @@
 //!
 //! Only what is below the high watermark is answered. A new leader that does not know yet how far the one before it had
 //! committed answers OFFSET_NOT_AVAILABLE (v5+, else LEADER_NOT_AVAILABLE) rather than an offset that goes back (KIP-207);
-//! its start it knows. A lookup by time reads indexes and headers from disk, on the
-//! blocking pool.
+//! its start it knows. Nor does a leader without a lease, which may have been replaced: NOT_LEADER_OR_FOLLOWER. A lookup by
+//! time reads indexes and headers from disk, on the blocking pool.
 
 use kafka_wire::list_offsets_request::ListOffsetsPartition;
 use kafka_wire::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
@@ -93,7 +93,7 @@ async fn look_up(
     version: i16,
     read_committed: bool,
 ) -> Result<Option<TimestampOffset>, ErrorCode> {
-    partition.check_leader_epoch(wanted.current_leader_epoch)?;
+    let epoch = partition.check_leader_epoch(wanted.current_leader_epoch)?;
     if version < first_version_with(wanted.timestamp) {
         return Err(ErrorCode::UnsupportedVersion);
     }
@@ -118,29 +118,41 @@ async fn look_up(
         offset,
         leader_epoch,
     };
-    match wanted.timestamp {
-        LATEST => Ok(Some(at(upto, partition.leader_epoch()))),
+    let found = match wanted.timestamp {
+        LATEST => Some(at(upto, epoch)),
         EARLIEST | EARLIEST_LOCAL => {
             let start = partition.log_start_offset();
             let epoch = partition.log().epoch_of(start).unwrap_or(LeaderEpoch::NONE);
-            Ok(Some(at(start, epoch)))
+            Some(at(start, epoch))
         }
-        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok(None),
-        timestamp => {
-            let found = broker.look_up(move || {
-                let log = partition.log();
-                let found = match timestamp {
-                    MAX_TIMESTAMP => log.max_timestamp(upto),
-                    _ => log.offset_for_timestamp(timestamp, upto),
-                };
-                found.map(|found| found.filter(|found| found.offset < upto)).map_err(|error| {
-                    error!(topic = partition.topic(), partition = partition.index(), %error, "cannot look a time up");
-                    ErrorCode::KafkaStorageError
-                })
-            });
-            found.await.unwrap_or(Err(ErrorCode::UnknownServerError))
-        }
+        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => None,
+        timestamp => look_up_time(broker, &partition, timestamp, upto).await?,
+    };
+    if needs_end {
+        partition.check_denial(epoch)?;
     }
+    Ok(found)
+}
+
+async fn look_up_time(
+    broker: &Broker,
+    partition: &Arc<Partition>,
+    timestamp: i64,
+    upto: Offset,
+) -> Result<Option<TimestampOffset>, ErrorCode> {
+    let partition = Arc::clone(partition);
+    let found = broker.look_up(move || {
+        let log = partition.log();
+        let found = match timestamp {
+            MAX_TIMESTAMP => log.max_timestamp(upto),
+            _ => log.offset_for_timestamp(timestamp, upto),
+        };
+        found.map(|found| found.filter(|found| found.offset < upto)).map_err(|error| {
+            error!(topic = partition.topic(), partition = partition.index(), %error, "cannot look a time up");
+            ErrorCode::KafkaStorageError
+        })
+    });
+    found.await.unwrap_or(Err(ErrorCode::UnknownServerError))
 }
 
 /// The first version in which a timestamp has its meaning.

@@ -2,7 +2,8 @@
 //!
 //! The answer is the largest epoch not above the one asked for, and the offset where it ended: the start of the next
 //! epoch, or the log end for the current one. A client whose position is beyond it has records that were cut away.
-//! Epoch and offset are −1 for an epoch older than everything we know.
+//! Epoch and offset are −1 for an epoch older than everything we know. A leader without a lease may have been replaced, and
+//! does not answer: the epoch may go on elsewhere.
 
 use kafka_wire::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
 use kafka_wire::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
@@ -53,9 +54,8 @@ fn end_of(
     epoch: LeaderEpoch,
 ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
     let partition = ctx.broker.partitions.get(topic, partition)?;
-    partition.check_leader_epoch(current_leader_epoch)?;
-    Ok(partition
-        .log()
-        .end_offset_for_epoch(epoch)
-        .unwrap_or((LeaderEpoch::NONE, UNKNOWN_OFFSET)))
+    let asked_in = partition.check_leader_epoch(current_leader_epoch)?;
+    let end = partition.log().end_offset_for_epoch(epoch);
+    partition.check_denial(asked_in)?;
+    Ok(end.unwrap_or((LeaderEpoch::NONE, UNKNOWN_OFFSET)))
 }

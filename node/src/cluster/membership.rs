@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kittiwake_raft::{BrokerEpoch, RegisterBroker};
+use kittiwake_raft::{BrokerEpoch, CommandError, RegisterBroker};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -94,14 +94,23 @@ async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<(), Registration
     if broker.partitions.log_dir().is_offline() {
         std::future::pending::<()>().await;
     }
-    broker
-        .partitions
-        .wait_reconciled(broker.image().offset)
-        .await;
-    broker.lease.wait_valid().await;
-    let leading_from = registration::unfence(&broker.quorum, broker.node_id, epoch).await?;
-    broker.partitions.wait_reconciled(leading_from).await;
-    Ok(())
+    let partitions = &broker.partitions;
+    let mut follow = broker.image().offset;
+    loop {
+        partitions.wait_reconciled(follow).await;
+        broker.lease.wait_valid().await;
+        let reconciled = *partitions.reconciled().borrow();
+        match registration::unfence(&broker.quorum, broker.node_id, epoch, reconciled).await {
+            // Fenced again while it was proposed.
+            Err(RegistrationError::Refused(CommandError::FencedSince { offset })) => {
+                follow = offset;
+            }
+            leading_from => {
+                partitions.wait_reconciled(leading_from?).await;
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// Waits until the cluster has expelled this life of the node.
@@ -251,6 +260,7 @@ mod tests {
         let unfence = Command::UnfenceBroker {
             broker: broker.node_id,
             epoch,
+            reconciled: u64::MAX,
         };
         let unfenced = broker.quorum.propose(unfence).await.unwrap().offset;
         assert!(

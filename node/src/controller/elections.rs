@@ -334,7 +334,15 @@ mod tests {
 
     fn unfence(image: &mut ClusterImage, id: i32) {
         let (broker, epoch) = (BrokerId(id), epoch(image, id));
-        apply(image, Command::UnfenceBroker { broker, epoch });
+        let reconciled = image.offset;
+        apply(
+            image,
+            Command::UnfenceBroker {
+                broker,
+                epoch,
+                reconciled,
+            },
+        );
     }
 
     fn drain(image: &mut ClusterImage, id: i32, draining: bool) {

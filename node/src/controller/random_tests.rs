@@ -100,13 +100,22 @@ impl Cluster {
         }
     }
 
+    fn unfence(&mut self, broker: BrokerId) {
+        let (epoch, reconciled) = (self.image.broker(broker).unwrap().epoch, self.image.offset);
+        self.apply(&Command::UnfenceBroker {
+            broker,
+            epoch,
+            reconciled,
+        });
+    }
+
     /// What happens without the controller.
     fn disturb(&mut self) {
         let broker = BrokerId(self.random.random_range(0..BROKERS));
         let epoch = self.image.broker(broker).unwrap().epoch;
         match self.random.random_range(0..12) {
             0 => self.apply(&Command::FenceBroker { broker, epoch }),
-            1..=2 => self.apply(&Command::UnfenceBroker { broker, epoch }),
+            1..=2 => self.unfence(broker),
             3 => self.restart(broker),
             4 => {
                 let draining = self.random.random_ratio(1, 3);
@@ -264,7 +273,7 @@ impl Cluster {
     fn heal(&mut self) {
         for broker in (0..BROKERS).map(BrokerId) {
             let epoch = self.image.broker(broker).unwrap().epoch;
-            self.apply(&Command::UnfenceBroker { broker, epoch });
+            self.unfence(broker);
             self.apply(&Command::DrainBroker {
                 broker,
                 epoch,

@@ -56,6 +56,7 @@ impl From<CommandError> for Refusal {
         let code = match &error {
             CommandError::UnknownBroker(_) => ErrorCode::BrokerIdNotRegistered,
             CommandError::StaleBrokerEpoch { .. } => ErrorCode::StaleBrokerEpoch,
+            CommandError::FencedSince { .. } => ErrorCode::BrokerNotAvailable,
             CommandError::InvalidRegistration(_)
             | CommandError::BrokerInUse(_)
             | CommandError::InvalidChange(_) => ErrorCode::InvalidRequest,

@@ -60,7 +60,8 @@ pub async fn register(
     }
 }
 
-/// Lets the broker lead; returns the metadata offset from which on it does.
+/// Lets the broker lead, whose partitions have followed the metadata up to `reconciled`; returns the metadata offset from
+/// which on it does. Refused by [`CommandError::FencedSince`] if it was fenced later than that.
 ///
 /// # Errors
 /// See [`RegistrationError`].
@@ -68,8 +69,14 @@ pub async fn unfence(
     quorum: &MetadataQuorum,
     broker: BrokerId,
     epoch: BrokerEpoch,
+    reconciled: u64,
 ) -> Result<u64, RegistrationError> {
-    let outcome = insist(quorum, Command::UnfenceBroker { broker, epoch }).await?;
+    let unfence = Command::UnfenceBroker {
+        broker,
+        epoch,
+        reconciled,
+    };
+    let outcome = insist(quorum, unfence).await?;
     match outcome.results.into_iter().next() {
         Some(Err(refused)) => Err(refused.into()),
         _ => Ok(outcome.offset),

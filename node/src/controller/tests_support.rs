@@ -33,11 +33,13 @@ pub(crate) fn image_of(brokers: i32) -> ClusterImage {
             .broker(BrokerId(id))
             .map(|broker| broker.epoch)
             .unwrap_or_default();
+        let reconciled = image.offset;
         apply(
             &mut image,
             Command::UnfenceBroker {
                 broker: BrokerId(id),
                 epoch,
+                reconciled,
             },
         );
     }

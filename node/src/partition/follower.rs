@@ -68,6 +68,10 @@ pub struct Answer {
     pub log_start: Offset,
     /// Base offset of the first record that came, if any did.
     pub first_offset: Option<Offset>,
+    /// The newest epoch of a batch that came.
+    pub newest_epoch: Option<LeaderEpoch>,
+    /// The epoch that the leader is followed in.
+    pub followed_in: LeaderEpoch,
 }
 
 /// What to do about it.
@@ -84,6 +88,10 @@ pub enum Verdict {
     BeginAt(Offset),
     /// The records do not continue the log: they answer a question that is no longer the one to ask. Ask again.
     AskAgain,
+    /// Records of an epoch above the one followed, which its leader cannot have: it has answered after its reign, when its
+    /// log was another's already (KAFKA-18723). Take nothing over and ask again after a pause; by then this node follows
+    /// the next one.
+    DropNewer(LeaderEpoch),
     /// Not now: the leader, or this node, has yet to learn of a change. Ask again after a pause.
     Wait,
 }
@@ -109,6 +117,11 @@ pub fn judge(
             return Verdict::Restart(answer.log_start);
         }
         return Verdict::Truncate(cut);
+    }
+    if let Some(newest) = answer.newest_epoch
+        && newest > answer.followed_in
+    {
+        return Verdict::DropNewer(newest);
     }
     match answer.first_offset {
         Some(first) if first < view.log_end && view.log_start == view.log_end => {
@@ -146,6 +159,8 @@ mod tests {
             diverging: None,
             log_start: Offset(0),
             first_offset: None,
+            newest_epoch: None,
+            followed_in: LeaderEpoch(7),
         }
     }
 
@@ -177,6 +192,25 @@ mod tests {
             ..answer()
         };
         assert_eq!(judge(VIEW, stale, no_history), Verdict::AskAgain);
+    }
+
+    /// KAFKA-18723. Neither appended, nor a reason to begin anew.
+    #[test]
+    fn records_of_a_later_epoch_are_dropped() {
+        let empty = View {
+            log_start: Offset(50),
+            log_end: Offset(50),
+        };
+        for (view, first) in [(VIEW, 50), (VIEW, 40), (empty, 50), (empty, 47)] {
+            let records = |epoch| Answer {
+                first_offset: Some(Offset(first)),
+                newest_epoch: Some(LeaderEpoch(epoch)),
+                ..answer()
+            };
+            let dropped = Verdict::DropNewer(LeaderEpoch(8));
+            assert_eq!(judge(view, records(8), no_history), dropped);
+            assert_ne!(judge(view, records(7), no_history), dropped);
+        }
     }
 
     #[test]

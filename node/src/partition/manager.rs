@@ -10,7 +10,7 @@ mod reconciling;
 
 use kittiwake_raft::image::Configs;
 use kittiwake_raft::{BrokerEpoch, BrokerId, ClusterImage, Topic, TopicId};
-use kittiwake_storage::{Checkpoint, FailedLog, LeaderEpoch, Loaded, LoadedLog, LogDir};
+use kittiwake_storage::{FailedLog, LeaderEpoch, Loaded, LoadedLog, Log, LogDir, Offset};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -348,14 +348,10 @@ impl PartitionManager {
         registry.topics.values().any(LocalTopic::has_uncreated)
     }
 
-    /// The high watermarks of all partitions, as they are checkpointed.
-    pub fn high_watermarks(&self) -> Checkpoint {
-        let of = |partition: &Arc<Partition>| {
-            (
-                partition.log().partition().clone(),
-                partition.high_watermark(),
-            )
-        };
+    /// The high watermarks of all partitions, each with its log, as they are checkpointed.
+    pub fn high_watermarks(&self) -> Vec<(Arc<Log>, Offset)> {
+        let of =
+            |partition: &Arc<Partition>| (Arc::clone(partition.log()), partition.high_watermark());
         self.all().iter().map(of).collect()
     }
 }

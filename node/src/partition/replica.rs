@@ -230,11 +230,11 @@ impl Partition {
         self.settings.load().batch_rules
     }
 
-    /// Compares the epoch a client has in mind with ours (KIP-320); −1 is not compared.
+    /// Compares the epoch a client has in mind with ours (KIP-320), which is returned; −1 is not compared.
     ///
     /// # Errors
     /// FENCED_LEADER_EPOCH for an older one, UNKNOWN_LEADER_EPOCH for a newer one.
-    pub fn check_leader_epoch(&self, theirs: i32) -> Result<(), ErrorCode> {
+    pub fn check_leader_epoch(&self, theirs: i32) -> Result<LeaderEpoch, ErrorCode> {
         compare_epochs(self.leader_epoch(), theirs)
     }
 
@@ -242,15 +242,37 @@ impl Partition {
     ///
     /// # Errors
     /// The same, and NOT_LEADER_OR_FOLLOWER where this replica is neither.
-    pub fn check_reader_epoch(&self, theirs: i32) -> Result<(), ErrorCode> {
+    pub fn check_reader_epoch(&self, theirs: i32) -> Result<LeaderEpoch, ErrorCode> {
+        compare_epochs(self.reader_epoch()?, theirs)
+    }
+
+    /// The epoch this replica leads or follows in.
+    fn reader_epoch(&self) -> Result<LeaderEpoch, ErrorCode> {
         let ours = match self.leader_epoch() {
             epoch if epoch.0 != NOT_LEADING => epoch,
             _ => LeaderEpoch(self.followed_epoch.load(Ordering::Acquire)),
         };
-        if ours.0 == NOT_LEADING {
+        match ours.0 {
+            NOT_LEADING => Err(ErrorCode::NotLeaderOrFollower),
+            _ => Ok(ours),
+        }
+    }
+
+    /// Whether a reader whose epoch was checked in `epoch` may be told what this log lacks: that an offset or an epoch is
+    /// not there, or where the log ends. A leader without a lease may have been replaced by one whose log goes on: a client
+    /// that is told OFFSET_OUT_OF_RANGE gives its position up, one that is sent to the leader keeps it. What is below the
+    /// high watermark is in either log.
+    ///
+    /// To be asked *after* the look at the log: a lease that was lost before it comes back only with the next epoch.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER.
+    pub fn check_denial(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
+        let may_be_replaced = self.is_leader() && !self.lease.is_valid();
+        if may_be_replaced || self.reader_epoch()? != epoch {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
-        compare_epochs(ours, theirs)
+        Ok(())
     }
 
     /// Where a reader that has everything below `from`, the last of it from `last_epoch` (negative: unknown), stands to
@@ -382,9 +404,9 @@ impl Partition {
     }
 }
 
-fn compare_epochs(ours: LeaderEpoch, theirs: i32) -> Result<(), ErrorCode> {
+fn compare_epochs(ours: LeaderEpoch, theirs: i32) -> Result<LeaderEpoch, ErrorCode> {
     match theirs {
-        _ if theirs < 0 || theirs == ours.0 => Ok(()),
+        _ if theirs < 0 || theirs == ours.0 => Ok(ours),
         _ if theirs < ours.0 => Err(ErrorCode::FencedLeaderEpoch),
         _ => Err(ErrorCode::UnknownLeaderEpoch),
     }

@@ -19,6 +19,8 @@ fn version_of(command_type: Type) -> u32 {
     match command_type {
         // 1 has no `expected`.
         Type::AlterConfigs => 2,
+        // 1 has no `reconciled`.
+        Type::UnfenceBroker => 2,
         _ => 1,
     }
 }
@@ -34,11 +36,16 @@ pub(crate) fn encode_command(command: &Command) -> pb::Command {
             }
             .encode_to_vec(),
         ),
-        Command::UnfenceBroker { broker, epoch } => (
+        Command::UnfenceBroker {
+            broker,
+            epoch,
+            reconciled,
+        } => (
             Type::UnfenceBroker,
             pb::UnfenceBroker {
                 broker: broker.0,
                 epoch: epoch.0,
+                reconciled: Some(*reconciled),
             }
             .encode_to_vec(),
         ),
@@ -137,9 +144,13 @@ pub(crate) fn decode_command(record: &pb::Command) -> Result<Command, CodecError
         }
         Type::UnfenceBroker => {
             let body = pb::UnfenceBroker::decode(body)?;
+            if (record.version == 1) != body.reconciled.is_none() {
+                return Err(CodecError::Field("reconciled"));
+            }
             Command::UnfenceBroker {
                 broker: BrokerId(body.broker),
                 epoch: BrokerEpoch(body.epoch),
+                reconciled: body.reconciled.unwrap_or(u64::MAX),
             }
         }
         Type::DrainBroker => {
@@ -409,10 +420,36 @@ mod tests {
     use super::*;
 
     fn record(version: u32, body: &pb::AlterConfigs) -> pb::Command {
+        record_of(Type::AlterConfigs, version, body)
+    }
+
+    fn record_of(command_type: Type, version: u32, body: &impl Message) -> pb::Command {
         pb::Command {
-            r#type: Type::AlterConfigs as u32,
+            r#type: command_type as u32,
             version,
             body: body.encode_to_vec().into(),
+        }
+    }
+
+    #[test]
+    fn unfence_broker_is_read_as_its_first_version_wrote_it() {
+        let body = |reconciled| pb::UnfenceBroker {
+            broker: 1,
+            epoch: 2,
+            reconciled,
+        };
+        let command = |reconciled| Command::UnfenceBroker {
+            broker: BrokerId(1),
+            epoch: BrokerEpoch(2),
+            reconciled,
+        };
+        let decode = |version, reconciled| {
+            decode_command(&record_of(Type::UnfenceBroker, version, &body(reconciled)))
+        };
+        assert_eq!(decode(1, None).unwrap(), command(u64::MAX));
+        assert_eq!(decode(2, Some(7)).unwrap(), command(7));
+        for (version, reconciled) in [(1, Some(7)), (2, None), (0, None), (3, Some(7))] {
+            assert!(decode(version, reconciled).is_err(), "{version}");
         }
     }
 

@@ -76,6 +76,7 @@ fn encode_broker(broker: &Broker) -> record::Broker {
         endpoints: encode_endpoints(&broker.endpoints),
         rack: broker.rack.clone(),
         fenced: broker.fenced,
+        fenced_at: broker.fenced_at,
         draining: broker.draining,
     }
 }
@@ -89,6 +90,7 @@ fn decode_broker(broker: record::Broker) -> Result<Broker, CodecError> {
         endpoints: decode_endpoints(broker.endpoints)?,
         rack: broker.rack,
         fenced: broker.fenced,
+        fenced_at: broker.fenced_at,
         draining: broker.draining,
     })
 }

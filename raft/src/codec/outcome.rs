@@ -79,6 +79,7 @@ fn encode_refused(error: &CommandError) -> pb::CommandError {
         reason: Some(match error.clone() {
             CommandError::UnknownBroker(broker) => Reason::UnknownBroker(broker.0),
             CommandError::StaleBrokerEpoch { current } => Reason::StaleBrokerEpoch(current.0),
+            CommandError::FencedSince { offset } => Reason::FencedSince(offset),
             CommandError::InvalidRegistration(reason) => Reason::InvalidRegistration(reason),
             CommandError::BrokerInUse(broker) => Reason::BrokerInUse(broker.0),
             CommandError::InvalidTopicName(reason) => Reason::InvalidTopicName(reason),
@@ -107,6 +108,7 @@ fn decode_refused(record: pb::CommandError) -> Result<CommandError, CodecError> 
         Reason::StaleBrokerEpoch(current) => CommandError::StaleBrokerEpoch {
             current: BrokerEpoch(current),
         },
+        Reason::FencedSince(offset) => CommandError::FencedSince { offset },
         Reason::InvalidRegistration(reason) => CommandError::InvalidRegistration(reason),
         Reason::BrokerInUse(broker) => CommandError::BrokerInUse(BrokerId(broker)),
         Reason::InvalidTopicName(reason) => CommandError::InvalidTopicName(reason),
@@ -165,6 +167,7 @@ mod tests {
                 Err(CommandError::StaleBrokerEpoch {
                     current: BrokerEpoch(4),
                 }),
+                Err(CommandError::FencedSince { offset: 7 }),
                 Err(CommandError::InvalidRegistration(text())),
                 Err(CommandError::BrokerInUse(BrokerId(1))),
                 Err(CommandError::InvalidTopicName(text())),

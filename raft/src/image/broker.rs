@@ -23,6 +23,8 @@ pub struct Broker {
     pub rack: Option<String>,
     /// Not in any ISR, leads nothing, left out of clients' metadata.
     pub fenced: bool,
+    /// Metadata offset of the last entry that fenced it: its registration, or a later fence.
+    pub fenced_at: u64,
     /// Gives its leaderships away and gets no new ones where another replica can lead.
     pub draining: bool,
 }
@@ -79,6 +81,7 @@ impl ClusterImage {
                 endpoints: request.endpoints.clone(),
                 rack: request.rack.clone(),
                 fenced: true,
+                fenced_at: offset,
                 draining: false,
             }),
         );
@@ -93,11 +96,13 @@ impl ClusterImage {
 
     pub(super) fn fence_broker(
         &mut self,
+        offset: u64,
         broker: BrokerId,
         epoch: BrokerEpoch,
     ) -> Result<Applied, CommandError> {
         let mut fenced = Broker::clone(self.current_broker(broker, epoch)?);
         fenced.fenced = true;
+        fenced.fenced_at = offset;
         self.brokers.insert(broker, Arc::new(fenced));
         self.alter_partitions_of(broker, |partition, context| {
             partition.lose_broker(broker, Kept::Log, context);
@@ -109,8 +114,14 @@ impl ClusterImage {
         &mut self,
         broker: BrokerId,
         epoch: BrokerEpoch,
+        reconciled: u64,
     ) -> Result<Applied, CommandError> {
         let mut live = Broker::clone(self.current_broker(broker, epoch)?);
+        if reconciled < live.fenced_at {
+            return Err(CommandError::FencedSince {
+                offset: live.fenced_at,
+            });
+        }
         live.fenced = false;
         self.brokers.insert(broker, Arc::new(live));
         self.alter_partitions_of(broker, |partition, context| {

@@ -104,8 +104,14 @@ impl ClusterImage {
         self.offset = offset;
         match command {
             Command::RegisterBroker(request) => vec![self.register_broker(offset, request)],
-            Command::FenceBroker { broker, epoch } => vec![self.fence_broker(*broker, *epoch)],
-            Command::UnfenceBroker { broker, epoch } => vec![self.unfence_broker(*broker, *epoch)],
+            Command::FenceBroker { broker, epoch } => {
+                vec![self.fence_broker(offset, *broker, *epoch)]
+            }
+            Command::UnfenceBroker {
+                broker,
+                epoch,
+                reconciled,
+            } => vec![self.unfence_broker(*broker, *epoch, *reconciled)],
             Command::DrainBroker {
                 broker,
                 epoch,

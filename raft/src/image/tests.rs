@@ -257,7 +257,12 @@ fn random_command(random: &mut StdRng, image: &ClusterImage) -> Command {
     match random.random_range(0..100) {
         0..10 => Command::RegisterBroker(random_registration(random, image, broker)),
         10..22 => Command::FenceBroker { broker, epoch },
-        22..40 => Command::UnfenceBroker { broker, epoch },
+        22..40 => Command::UnfenceBroker {
+            broker,
+            epoch,
+            // Of those fenced meanwhile many are refused.
+            reconciled: image.offset - random.random_range(0..=image.offset.min(20)),
+        },
         40..44 => Command::DrainBroker {
             broker,
             epoch,
@@ -456,6 +461,7 @@ fn two_replicas() -> (ClusterImage, TopicId, u64) {
             &Command::UnfenceBroker {
                 broker: BrokerId(number),
                 epoch,
+                reconciled: u64::MAX,
             },
         );
     }
@@ -531,6 +537,7 @@ fn what_a_broker_keeps_decides_whether_it_stays_eligible() {
             &Command::UnfenceBroker {
                 broker: BrokerId(1),
                 epoch,
+                reconciled: u64::MAX,
             },
         );
         let after = image.partition(topic, 0).unwrap();
@@ -602,4 +609,33 @@ fn setting_min_insync_replicas_to_what_it_is_changes_no_partition() {
         apply(&mut image, set("1"));
         assert_eq!(image.partition(topic, 0).unwrap().elr, [], "{resource:?}");
     }
+}
+
+/// A proposal that was repeated may be applied after a fence that its broker had not heard of when it was made.
+#[test]
+fn an_unfence_does_not_answer_a_later_fence() {
+    let (mut image, topic, offset) = two_replicas();
+    let broker = BrokerId(1);
+    let epoch = image.broker(broker).unwrap().epoch;
+    let unfence = |reconciled| Command::UnfenceBroker {
+        broker,
+        epoch,
+        reconciled,
+    };
+    let fence = Command::FenceBroker { broker, epoch };
+    let (first, second) = (offset + 1, offset + 3);
+    assert_eq!(image.apply(first, &fence), [Ok(Applied::Done)]);
+    assert_eq!(image.apply(first + 1, &unfence(first)), [Ok(Applied::Done)]);
+    assert_eq!(image.apply(second, &fence), [Ok(Applied::Done)]);
+
+    let before = image.partition(topic, 0).cloned();
+    let refused = Err(CommandError::FencedSince { offset: second });
+    assert_eq!(image.apply(second + 1, &unfence(first)), [refused]);
+    assert!(image.broker(broker).unwrap().fenced);
+    assert_eq!(image.partition(topic, 0).cloned(), before);
+    assert_eq!(
+        image.apply(second + 2, &unfence(second)),
+        [Ok(Applied::Done)]
+    );
+    assert!(!image.broker(broker).unwrap().fenced);
 }

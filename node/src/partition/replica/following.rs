@@ -1,6 +1,7 @@
 //! A replica as a follower: what becomes of its leader's answers.
 
-use kittiwake_storage::{BatchHeader, FollowerAppendError, LeaderEpoch, Offset, TruncateError};
+use kittiwake_storage::{BatchHeader, LeaderEpoch, Offset, TruncateError};
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use tracing::{error, info, warn};
 
@@ -59,6 +60,8 @@ impl Partition {
             diverging: answer.diverging,
             log_start: answer.log_start,
             first_offset,
+            newest_epoch: newest_epoch(answer.records),
+            followed_in: following.epoch,
         };
         let verdict = follower::judge(view, seen, |epoch| self.log.end_offset_for_epoch(epoch));
         match verdict {
@@ -72,6 +75,10 @@ impl Partition {
                 }
             }
             Verdict::AskAgain => Followed::AskAgain,
+            Verdict::DropNewer(newest) => {
+                let of = following.epoch;
+                self.not_appended(&format_args!("leader epoch {newest} of a leader of {of}"))
+            }
             Verdict::Wait => Followed::Wait,
         }
     }
@@ -80,7 +87,7 @@ impl Partition {
         if !answer.records.is_empty()
             && let Err(error) = self.log.append_as_follower(answer.records, now_ms())
         {
-            return self.append_failed(&error);
+            return self.not_appended(&error);
         }
         self.append_failures.store(0, Ordering::Relaxed);
         let committed = answer.high_watermark.min(self.log_end_offset());
@@ -91,7 +98,7 @@ impl Partition {
         Followed::Advanced
     }
 
-    fn append_failed(&self, error: &FollowerAppendError) -> Followed {
+    fn not_appended(&self, error: &dyn Display) -> Followed {
         let failures = self.append_failures.fetch_add(1, Ordering::Relaxed) + 1;
         // It is tried again once a second, perhaps for hours.
         if failures.is_power_of_two() {
@@ -136,4 +143,14 @@ impl Partition {
             error!(topic = %self.topic, partition = self.index, %error, "cannot follow the leader's log start");
         }
     }
+}
+
+/// The newest leader epoch of the batches in `records`, as far as they are any.
+fn newest_epoch(mut records: &[u8]) -> Option<LeaderEpoch> {
+    let mut newest = None;
+    while let Ok(header) = BatchHeader::parse(records) {
+        newest = newest.max(Some(header.leader_epoch));
+        records = records.get(header.size()..).unwrap_or_default();
+    }
+    newest
 }

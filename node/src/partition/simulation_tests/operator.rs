@@ -182,7 +182,12 @@ impl World {
             .is_some_and(|broker| broker.fenced);
         if is_fenced {
             let broker = broker.id;
-            let _ = self.command(&Command::UnfenceBroker { broker, epoch });
+            let _ = self.command(&Command::UnfenceBroker {
+                broker,
+                epoch,
+                // Even sooner than it may.
+                reconciled: u64::MAX,
+            });
         }
     }
 

@@ -586,6 +586,8 @@ impl World {
             diverging: told.diverging,
             log_start: told.log_start,
             first_offset: (!told.records.is_empty()).then_some(told.from),
+            newest_epoch: told.records.iter().map(|record| record.epoch).max(),
+            followed_in: epoch,
         };
         let verdict = judge(log.view(), answer, |epoch| log.end_of_epoch(epoch));
         let grown = !told.records.is_empty();
@@ -615,7 +617,7 @@ impl World {
                 connection.asks = true;
             }
             Verdict::AskAgain => connection.asks = true,
-            Verdict::Wait => {
+            Verdict::Wait | Verdict::DropNewer(_) => {
                 connection.paused_until_ms = now_ms + PAUSE_MS;
                 connection.asks = true;
             }
@@ -651,7 +653,7 @@ impl World {
                 self.check_epochs(at, start);
                 self.check_member(at);
             }
-            Verdict::AskAgain | Verdict::Wait => {}
+            Verdict::AskAgain | Verdict::Wait | Verdict::DropNewer(_) => {}
         }
     }
 
