@@ -45,6 +45,7 @@ impl Topics {
         topics.apply(Command::UnfenceBroker {
             broker: BrokerId(1),
             epoch: BrokerEpoch(1),
+            reconciled: 1,
         });
         topics
     }
