@@ -282,6 +282,33 @@ pub fn produce_body_with(acks: i16, topic: &str, partition: i32, records: &[u8])
         .0
 }
 
+/// The body of a Fetch v11 of partition 0 of `topic` without a session: at once, from `offset` on, at most `bytes_max`. By a
+/// broker if `replica` is one, by a consumer in `rack` with -1.
+pub fn fetch_body(replica: i32, topic: &str, offset: i64, bytes_max: i32, rack: &str) -> Vec<u8> {
+    let partition = Bytes::new()
+        .i32(0)
+        .i32(-1)
+        .i64(offset)
+        .i64(-1)
+        .i32(bytes_max);
+    // Replica, longest wait, fewest and most bytes, isolation, session and its epoch; one topic, nothing forgotten.
+    Bytes::new()
+        .i32(replica)
+        .i32(0)
+        .i32(0)
+        .i32(bytes_max)
+        .i8(0)
+        .i32(0)
+        .i32(-1)
+        .i32(1)
+        .string(topic)
+        .i32(1)
+        .raw(&partition.0)
+        .i32(0)
+        .string(rack)
+        .0
+}
+
 /// One connection to a node's Kafka listener.
 #[derive(Debug)]
 pub struct Connection {

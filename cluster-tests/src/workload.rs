@@ -1,5 +1,6 @@
 //! Clients at work: librdkafka producers and consumers that record what they do and see.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -11,7 +12,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::history::{Outcome, Read, Recorder, SendId, Value};
@@ -95,6 +98,30 @@ pub fn client(bootstrap: &str) -> ClientConfig {
         .set("reconnect.backoff.ms", "10")
         .set("reconnect.backoff.max.ms", "100");
     config
+}
+
+/// Sends a record of `bytes` with each of these sequence numbers to partition 0 of `topic`. All in-sync replicas have them
+/// when this returns.
+pub fn produce_all(
+    bootstrap: &str,
+    topic: &str,
+    sequences: Range<u64>,
+    bytes: usize,
+) -> Result<()> {
+    let producer: BaseProducer = client(bootstrap).set("acks", "all").create()?;
+    for sequence in sequences {
+        let value = Value {
+            producer: 0,
+            sequence,
+        };
+        let payload = value.payload(bytes);
+        let record = BaseRecord::<(), _>::to(topic).partition(0);
+        producer
+            .send(record.payload(&payload))
+            .map_err(|(error, _)| error)?;
+        producer.poll(Duration::ZERO);
+    }
+    Ok(producer.flush(DRAIN_DEADLINE)?)
 }
 
 /// The same servers, beginning with another one: librdkafka tries them in an order of its own, but not always the same.

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use cluster_tests::Cluster;
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::wire::{ACKS_ALL, ACKS_LEADER, Batch, Bytes, Connection, Fields, request};
+use cluster_tests::wire::{
+    ACKS_ALL, ACKS_LEADER, Batch, Bytes, Connection, Fields, fetch_body, request,
+};
 use cluster_tests::workload::create_topic_on;
 
 const TOPIC: &str = "guarded";
@@ -68,7 +70,7 @@ fn fetch(
     let flexible = claim.version == TAGGED;
     let body = match flexible {
         true => tagged_body(claim, topic_id, offset),
-        false => classic_body(claim, offset),
+        false => fetch_body(claim.replica, TOPIC, offset, 1 << 20, ""),
     };
     let mut connection = Connection::open(address)?;
     connection.send(&request(FETCH, claim.version, CORRELATION, flexible, &body))?;
@@ -104,26 +106,6 @@ fn partition_error(fields: &mut Fields<'_>, flexible: bool) -> Result<i16> {
     }
     let _index = fields.i32()?;
     fields.i16()
-}
-
-fn classic_body(claim: Claim, offset: i64) -> Vec<u8> {
-    // replica, max wait, min bytes, max bytes, isolation, session, epoch, one topic with one partition, nothing forgotten
-    let partition = Bytes::new().i32(0).i32(-1).i64(offset).i64(-1).i32(1 << 20);
-    Bytes::new()
-        .i32(claim.replica)
-        .i32(0)
-        .i32(0)
-        .i32(1 << 20)
-        .i8(0)
-        .i32(0)
-        .i32(-1)
-        .i32(1)
-        .string(TOPIC)
-        .i32(1)
-        .raw(&partition.0)
-        .i32(0)
-        .string("")
-        .0
 }
 
 fn tagged_body(claim: Claim, topic_id: &[u8; 16], offset: i64) -> Vec<u8> {

@@ -6,12 +6,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use cluster_tests::history::Value;
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::wire::{Bytes, Connection, Fields};
-use cluster_tests::workload::{client, create_topic_on};
+use cluster_tests::wire::{Connection, Fields, fetch_body};
+use cluster_tests::workload::{client, create_topic_on, produce_all};
 use cluster_tests::{Cluster, Node, Options};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 const TOPIC: &str = "near";
@@ -26,44 +25,12 @@ fn rack(node: usize) -> String {
     format!("rack-{node}")
 }
 
-/// Sends `RECORDS` records, numbered from `first` on; all replicas have them when this returns.
-fn produce(bootstrap: &str, first: u64) -> Result<()> {
-    let producer: BaseProducer = client(bootstrap).set("acks", "all").create()?;
-    for sequence in first..first + RECORDS {
-        let value = Value {
-            producer: 0,
-            sequence,
-        };
-        let payload = value.payload(RECORD_BYTES);
-        let record = BaseRecord::<(), _>::to(TOPIC).partition(0);
-        producer
-            .send(record.payload(&payload))
-            .map_err(|(error, _)| error)?;
-    }
-    Ok(producer.flush(DEADLINE)?)
-}
-
 /// Which replica the leader sends a consumer in `rack` to (Fetch v11).
 fn preferred(leader: &Node, rack: &str) -> Result<i32> {
     const FETCH: i16 = 1;
     const VERSION: i16 = 11;
-    let partition = Bytes::new().i32(0).i32(-1).i64(0).i64(-1).i32(1 << 20);
-    // replica, max wait, min bytes, max bytes, isolation, session, epoch, one topic with one partition, nothing forgotten
-    let body = Bytes::new()
-        .i32(-1)
-        .i32(0)
-        .i32(0)
-        .i32(1 << 20)
-        .i8(0)
-        .i32(0)
-        .i32(-1)
-        .i32(1)
-        .string(TOPIC)
-        .i32(1)
-        .raw(&partition.0)
-        .i32(0)
-        .string(rack);
-    let answer = Connection::open(leader.kafka())?.call(FETCH, VERSION, &body.0)?;
+    let body = fetch_body(-1, TOPIC, 0, 1 << 20, rack);
+    let answer = Connection::open(leader.kafka())?.call(FETCH, VERSION, &body)?;
     let answer = answer.context("Fetch was not answered")?;
     let mut fields = Fields::of(&answer);
     let (_throttle, error, _session) = (fields.i32()?, fields.i16()?, fields.i32()?);
@@ -133,7 +100,7 @@ fn a_consumer_reads_from_the_replica_in_its_rack() -> Result<()> {
     let bootstrap = cluster.bootstrap();
     create_topic_on(&bootstrap, TOPIC, &[vec![LEADER, 1, NEAR]], &[])?;
     ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == LEADER);
-    produce(&bootstrap, 0)?;
+    produce_all(&bootstrap, TOPIC, 0..RECORDS, RECORD_BYTES)?;
     cluster.compare_replicas(TOPIC, DEADLINE)?;
 
     for (rack, node) in [
@@ -165,7 +132,7 @@ fn a_consumer_reads_from_the_replica_in_its_rack() -> Result<()> {
     );
 
     cluster.node(NEAR).kill()?;
-    produce(&bootstrap, RECORDS)?;
+    produce_all(&bootstrap, TOPIC, RECORDS..2 * RECORDS, RECORD_BYTES)?;
     consume(&consumer, RECORDS)?;
     cluster.node(NEAR).start()?;
     cluster.conclude(&[TOPIC], DEADLINE)

@@ -4,13 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use cluster_tests::history::Value;
 use cluster_tests::trials::DEADLINE;
 use cluster_tests::view::View;
-use cluster_tests::wire::{Batch, Bytes, Connection};
-use cluster_tests::workload::{client, create_topic_on};
+use cluster_tests::wire::{Batch, Connection, fetch_body};
+use cluster_tests::workload::{create_topic_on, produce_all};
 use cluster_tests::{Cluster, Options, wait};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 const TOPIC: &str = "stuck";
 const LEADER: usize = 0;
@@ -20,42 +18,12 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 const BACKLOG_BYTES: usize = 64 << 20;
 const RECORD_BYTES: usize = 64 << 10;
 
-fn produce(bootstrap: &str) -> Result<()> {
-    let producer: BaseProducer = client(bootstrap).set("acks", "all").create()?;
-    for sequence in 0..(BACKLOG_BYTES / RECORD_BYTES) as u64 {
-        let value = Value {
-            producer: 0,
-            sequence,
-        };
-        let payload = value.payload(RECORD_BYTES);
-        let record = BaseRecord::<(), _>::to(TOPIC).partition(0);
-        producer
-            .send(record.payload(&payload))
-            .map_err(|(error, _)| error)?;
-    }
-    Ok(producer.flush(DEADLINE)?)
-}
-
 /// Asks for everything (Fetch v11).
 fn ask_for_everything(connection: &mut Connection) -> Result<()> {
     const FETCH: i16 = 1;
     let bytes_max = i32::try_from(BACKLOG_BYTES)?;
-    let partition = Bytes::new().i32(0).i32(-1).i64(0).i64(-1).i32(bytes_max);
-    let body = Bytes::new()
-        .i32(-1)
-        .i32(0)
-        .i32(0)
-        .i32(bytes_max)
-        .i8(0)
-        .i32(0)
-        .i32(-1)
-        .i32(1)
-        .string(TOPIC)
-        .i32(1)
-        .raw(&partition.0)
-        .i32(0)
-        .string("");
-    connection.ask(FETCH, 11, &body.0)
+    let body = fetch_body(-1, TOPIC, 0, bytes_max, "");
+    connection.ask(FETCH, 11, &body)
 }
 
 #[test]
@@ -65,7 +33,8 @@ fn a_consumer_that_takes_nothing_does_not_hold_a_stop_up() -> Result<()> {
     let mut cluster = Cluster::with(options)?;
     create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![LEADER, 1, 2]], &[])?;
     ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == LEADER);
-    produce(&cluster.bootstrap())?;
+    let records = (BACKLOG_BYTES / RECORD_BYTES) as u64;
+    produce_all(&cluster.bootstrap(), TOPIC, 0..records, RECORD_BYTES)?;
     let mut stuck = Connection::open(cluster.node(LEADER).kafka())?;
     ask_for_everything(&mut stuck)?;
     wait::until("the answer to begin", DEADLINE, || {

@@ -1,14 +1,12 @@
 //! Record bytes go from the leader to its followers by `sendfile` only: by the node's own count, and by its system calls.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use cluster_tests::history::Value;
 use cluster_tests::strace::{self, Sent};
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::workload::{client, create_topic_on};
+use cluster_tests::workload::{create_topic_on, produce_all};
 use cluster_tests::{Cluster, Options};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 const TOPIC: &str = "bulk";
 const RECORDS: u64 = 20_000;
@@ -18,29 +16,11 @@ const REPLICATED_BYTES: u64 = 2 * RECORDS * RECORD_BYTES as u64;
 /// Response headers, metadata and what else is not records; far below one copy of the records.
 const OTHER_BYTES_MAX: u64 = REPLICATED_BYTES / 20;
 
-/// Acknowledged by all three replicas when this returns.
-fn produce(bootstrap: &str) -> Result<()> {
-    let producer: BaseProducer = client(bootstrap).set("acks", "all").create()?;
-    for sequence in 0..RECORDS {
-        let value = Value {
-            producer: 0,
-            sequence,
-        };
-        let payload = value.payload(RECORD_BYTES);
-        let record = BaseRecord::<(), _>::to(TOPIC).partition(0);
-        producer
-            .send(record.payload(&payload))
-            .map_err(|(error, _)| error)?;
-        producer.poll(Duration::ZERO);
-    }
-    Ok(producer.flush(DEADLINE)?)
-}
-
 #[test]
 fn by_the_nodes_own_count() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &[])?;
-    produce(&cluster.bootstrap())?;
+    produce_all(&cluster.bootstrap(), TOPIC, 0..RECORDS, RECORD_BYTES)?;
     cluster.compare_replicas(TOPIC, DEADLINE)?;
     let metrics = cluster.node(0).metrics()?;
     let bytes = |path| {
@@ -77,7 +57,7 @@ fn by_its_system_calls() -> Result<()> {
     cluster.wait_in_sync(DEADLINE)?;
     create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &[])?;
     ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == 0);
-    produce(&cluster.bootstrap())?;
+    produce_all(&cluster.bootstrap(), TOPIC, 0..RECORDS, RECORD_BYTES)?;
     cluster.compare_replicas(TOPIC, DEADLINE)?;
     let port = cluster.node(0).replication().port();
     cluster.terminate_all()?;
