@@ -4,12 +4,15 @@
 mod acknowledged;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 pub use acknowledged::Acknowledged;
+
+use crate::Node;
 
 /// Whether strace can be run here.
 pub fn is_installed() -> bool {
@@ -20,16 +23,25 @@ pub fn is_installed() -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// The wrapper for [`Node::spawn_under`](crate::Node::spawn_under) that writes every sending call to `output`.
-pub fn sends_to(output: &str) -> [&str; 11] {
-    const CALLS: &str = "trace=sendfile,splice,write,writev,pwrite64,sendto,sendmsg,sendmmsg";
-    wrapper(CALLS, output)
+/// Every call that sends.
+const SENDS: &str = "trace=sendfile,splice,write,writev,pwrite64,sendto,sendmsg,sendmmsg";
+/// Every call that receives, sends, or makes a file durable.
+const FLUSHES: &str = "trace=read,recvfrom,write,writev,sendto,sendmsg,sendfile,fsync,fdatasync";
+
+/// Starts a process of `node` whose sending calls go to a file: that file, and when it was started.
+pub fn spawn_for_sends(node: &mut Node) -> Result<(PathBuf, Instant)> {
+    spawn(node, SENDS)
 }
 
 /// The same for every call that receives, sends, or makes a file durable.
-pub fn flushes_to(output: &str) -> [&str; 11] {
-    const CALLS: &str = "trace=read,recvfrom,write,writev,sendto,sendmsg,sendfile,fsync,fdatasync";
-    wrapper(CALLS, output)
+pub fn spawn_for_flushes(node: &mut Node) -> Result<(PathBuf, Instant)> {
+    spawn(node, FLUSHES)
+}
+
+fn spawn(node: &mut Node, calls: &str) -> Result<(PathBuf, Instant)> {
+    let trace = node.config_file().with_file_name("trace");
+    let began = node.spawn_under(&wrapper(calls, trace.to_str().context("a UTF-8 path")?))?;
+    Ok((trace, began))
 }
 
 fn wrapper<'a>(calls: &'a str, output: &'a str) -> [&'a str; 11] {
@@ -123,7 +135,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// Reads what [`sends_to`] has written.
+    /// Reads what [`spawn_for_sends`] has written.
     pub fn read(trace: &Path, port: u16) -> Result<Self> {
         Ok(Self::of(&std::fs::read_to_string(trace)?, port))
     }

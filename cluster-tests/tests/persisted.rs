@@ -55,9 +55,7 @@ fn an_acknowledgement_follows_the_flush() -> Result<()> {
     }
     let mut cluster = Cluster::prepare(Options::nodes(1))?;
     let node = cluster.node(0);
-    let trace = node.config_file().with_file_name("trace");
-    let output = trace.to_str().context("a UTF-8 path")?;
-    let began = node.spawn_under(&strace::flushes_to(output))?;
+    let (trace, began) = strace::spawn_for_flushes(node)?;
     node.wait_ready(began)?;
     let bootstrap = cluster.bootstrap();
     let durability = [("kittiwake.durability", "persisted")];

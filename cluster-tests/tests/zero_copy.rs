@@ -79,9 +79,7 @@ fn by_its_system_calls() -> Result<()> {
     }
     let mut cluster = Cluster::prepare(Options::nodes(1))?;
     let node = cluster.node(0);
-    let trace = node.config_file().with_file_name("trace");
-    let output = trace.to_str().context("a UTF-8 path")?;
-    let began = node.spawn_under(&strace::sends_to(output))?;
+    let (trace, began) = strace::spawn_for_sends(node)?;
     node.wait_ready(began)?;
     let port = node.kafka().port();
     produce_and_consume(&cluster.bootstrap())?;

@@ -44,10 +44,7 @@ fn by_its_system_calls() -> Result<()> {
         return Ok(());
     }
     let mut cluster = Cluster::prepare(Options::nodes(3))?;
-    let leader = cluster.node(0);
-    let trace = leader.config_file().with_file_name("trace");
-    let output = trace.to_str().context("a UTF-8 path")?;
-    leader.spawn_under(&strace::sends_to(output))?;
+    let (trace, _) = strace::spawn_for_sends(cluster.node(0))?;
     for node in [1, 2] {
         cluster.node(node).spawn()?;
     }

@@ -18,7 +18,7 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Reads what [`flushes_to`](super::flushes_to) has written, of the connections between the node's `port` and those of
+    /// Reads what [`spawn_for_flushes`](super::spawn_for_flushes) has written, of the connections between the node's `port` and those of
     /// `clients`. A flush is one of any file in `directory` with the ending `.log`.
     pub fn read(
         trace: &Path,
