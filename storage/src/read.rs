@@ -253,6 +253,11 @@ impl Log {
                     .map_or(size, |batch| batch.position)
             }
         };
+        if end < start {
+            // A new segment has taken the place of `segment`, whose end is not its end: the log was cut
+            // meanwhile, and is looked at again.
+            return Ok(None);
+        }
         Ok(Some(Range {
             start,
             first: first.size,
@@ -504,4 +509,30 @@ fn find_record(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Offset;
+    use crate::test_support::*;
+
+    #[test]
+    fn a_segment_that_was_replaced_has_no_range_that_ends_before_it_begins() {
+        let root = tempfile::tempdir().unwrap();
+        let log = create(&open_dir(root.path()), small_segments());
+        let append_batches_of = |bytes| {
+            for _ in 0..40 {
+                append(&log, &sized_batch(1, 1, bytes));
+            }
+        };
+        append_batches_of(300);
+        // What a reader has at hand when the log is cut.
+        let segment = log.segment_of(Offset(7)).unwrap();
+        let files = segment.files(&log.disk).unwrap();
+        log.truncate_to(Offset(0)).unwrap();
+        append_batches_of(20);
+        // The tail has forgotten the first of the two, so that one is found in each log.
+        let found = log.range(&segment, &files, Offset(7), Offset(9), 1 << 20);
+        assert!(found.unwrap().is_none());
+    }
 }

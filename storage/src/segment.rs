@@ -355,13 +355,19 @@ impl Segment {
     /// open(2), fdatasync(2).
     pub(crate) fn sync(&self) -> io::Result<()> {
         for suffix in [LOG, INDEX, TIME_INDEX] {
-            match self.at(suffix, |path| File::open(path)) {
+            let opened = {
+                // Held while names are used: a truncation may be half way through renaming them.
+                let _files = self.files.lock();
+                if self.is_retired() {
+                    // What the log has let go of need not be durable.
+                    return Ok(());
+                }
+                self.at(suffix, |path| File::open(path))
+            };
+            match opened {
                 Ok(file) => file.sync_data()?,
-                // The indexes of a segment that was never appended to do not exist; what the log has let
-                // go of need not be durable.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
-                        && (suffix != LOG || self.is_retired()) => {}
+                // The indexes of a segment that was never appended to do not exist.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && suffix != LOG => {}
                 Err(error) => return Err(error),
             }
         }

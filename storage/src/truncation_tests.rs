@@ -538,43 +538,55 @@ fn who_looks_while_the_log_is_cut_looks_again() {
     assert_eq!(looks.into_inner(), 2);
 }
 
+/// Says that a test is over when it ends, however it ends: who works beside it would go on for ever, and
+/// nobody would see the panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A reader that is under way when the log is cut sees the log before or after, and never of both:
 /// batches follow each other, and epochs do not go down.
 #[test]
 fn readers_see_one_log_or_the_other_while_it_is_cut() {
     let at = Fixture::new();
-    let (done, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let slices = match at.log.read(Offset(40), Offset(i64::MAX), u32::MAX, true) {
-                        Ok(slices) => slices,
-                        // Between the cut on disk and in memory, what is cut off may be gone.
-                        Err(ReadError::Io(error))
-                            if error.kind() == std::io::ErrorKind::NotFound =>
-                        {
-                            continue;
-                        }
-                        Err(error) => panic!("{error}"),
-                    };
-                    let bytes: Vec<u8> = slices
-                        .iter()
-                        .flat_map(|slice| slice.read().unwrap())
-                        .collect();
-                    let (mut next, mut epoch) = (Offset(40), LeaderEpoch(0));
-                    for found in crate::records::batches(&bytes) {
-                        let (header, _) = found.unwrap();
-                        assert_eq!(header.base_offset, next);
-                        assert!(header.leader_epoch >= epoch);
-                        (next, epoch) = (header.next_offset(), header.leader_epoch);
-                    }
-                    rounds.fetch_add(1, Ordering::Relaxed);
+    let (over, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    let read_on = || {
+        let _over = Over(&over);
+        while !over.load(Ordering::Relaxed) {
+            let slices = match at.log.read(Offset(40), Offset(i64::MAX), u32::MAX, true) {
+                Ok(slices) => slices,
+                // Between the cut on disk and in memory, what is cut off may be gone.
+                Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                    continue;
                 }
-            });
+                Err(error) => panic!("{error}"),
+            };
+            let bytes: Vec<u8> = slices
+                .iter()
+                .flat_map(|slice| slice.read().unwrap())
+                .collect();
+            let (mut next, mut epoch) = (Offset(40), LeaderEpoch(0));
+            for found in crate::records::batches(&bytes) {
+                let (header, _) = found.unwrap();
+                assert_eq!(header.base_offset, next);
+                assert!(header.leader_epoch >= epoch);
+                (next, epoch) = (header.next_offset(), header.leader_epoch);
+            }
+            rounds.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        for _ in 0..2 {
+            scope.spawn(read_on);
         }
         let mut epoch = 10;
-        while rounds.load(Ordering::Relaxed) < 300 || epoch < 60 {
+        let enough = |epoch| rounds.load(Ordering::Relaxed) >= 300 && epoch >= 60;
+        while !over.load(Ordering::Relaxed) && !enough(epoch) {
             for _ in 0..60 {
                 append_of(&at.log, epoch, &sized_batch(1, 2, 300 + epoch as usize));
             }
@@ -582,8 +594,31 @@ fn readers_see_one_log_or_the_other_while_it_is_cut() {
             let cut = [50, 42, 40, 44 + i64::from(epoch)][epoch as usize % 4];
             at.log.truncate_to(Offset(cut)).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
     });
+}
+
+/// A flush of a segment that a truncation is just removing finds its names half gone.
+#[test]
+fn a_segment_that_goes_while_it_is_flushed_is_no_failed_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let log = create(&open_dir(root.path()), config());
+    for _ in 0..200 {
+        for _ in 0..30 {
+            append(&log, &sized_batch(1, 2, 700));
+        }
+        let segments = log.all_segments();
+        log.flush().unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _over = Over(&over);
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    segments[0].sync().unwrap();
+                }
+            });
+            log.truncate_to(Offset(0)).unwrap();
+        });
+    }
 }
 
 /// Flushes, checkpoints, retention and the giving back go on beside truncations; what the clean stop leaves
@@ -591,7 +626,7 @@ fn readers_see_one_log_or_the_other_while_it_is_cut() {
 #[test]
 fn housekeeping_goes_on_while_the_log_is_cut() {
     let at = Fixture::new();
-    let done = AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let committed = Offset(90);
     let flush = || assert!(at.log.flush().unwrap() >= committed);
     let checkpoint = || at.dir.write_checkpoints(&[]).unwrap();
@@ -601,10 +636,12 @@ fn housekeeping_goes_on_while_the_log_is_cut() {
     };
     let housekeeping: [&(dyn Fn() + Sync); 3] = [&flush, &checkpoint, &delete];
     std::thread::scope(|scope| {
+        let over = &over;
+        let _over = Over(over);
         for work in housekeeping {
-            let done = &done;
             scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
+                let _over = Over(over);
+                while !over.load(Ordering::Relaxed) {
                     work();
                 }
             });
@@ -616,7 +653,6 @@ fn housekeeping_goes_on_while_the_log_is_cut() {
             let cut = Offset(committed.0 + i64::from(epoch % 7) * 20);
             assert_eq!(at.log.truncate_to(cut).unwrap(), cut);
         }
-        done.store(true, Ordering::Relaxed);
     });
     let (start, end) = (at.log.log_start_offset(), at.log.log_end_offset());
     let kept = read(&at.log, start, committed);
