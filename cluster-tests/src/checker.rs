@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use crate::history::{History, Outcome, Read, Value};
+use crate::history::{History, Outcome, Read, Send, Value};
 
 /// What the system promised the clients of a history.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +66,13 @@ pub enum Anomaly {
         value: Value,
         /// Where it was acknowledged.
         place: Place,
+    },
+    /// A value acknowledged at an offset unknown to its producer is not there.
+    LostSomewhere {
+        /// The value.
+        value: Value,
+        /// The partition it was sent to.
+        partition: i32,
     },
     /// A value was read whose send had provably failed.
     AbortedRead {
@@ -158,7 +165,7 @@ fn acknowledged(history: &History) -> impl Iterator<Item = (Place, Value)> {
             },
             send.value,
         )),
-        Outcome::Fail | Outcome::Info => None,
+        Outcome::Implied | Outcome::Fail | Outcome::Info => None,
     })
 }
 
@@ -222,6 +229,19 @@ fn missing(history: &History, anomalies: &mut Vec<Anomaly>) {
         } else {
             Anomaly::Unseen { value, place }
         });
+    }
+    let found: HashSet<(i32, Value)> = found
+        .into_iter()
+        .map(|(place, value)| (place.partition, value))
+        .collect();
+    let implied = |send: &&Send| send.outcome == Outcome::Implied;
+    for &Send {
+        value, partition, ..
+    } in history.sends.iter().filter(implied)
+    {
+        if !found.contains(&(partition, value)) {
+            anomalies.push(Anomaly::LostSomewhere { value, partition });
+        }
     }
 }
 
@@ -351,7 +371,6 @@ fn polls(history: &History, seen: &Seen, anomalies: &mut Vec<Anomaly>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Send;
 
     const IDEMPOTENT: Guarantees = Guarantees { idempotent: true };
 
@@ -483,6 +502,21 @@ mod tests {
                     offset: 5
                 }
             }),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_write_acknowledged_without_an_offset() {
+        let mut history = good();
+        history.sends[5].outcome = Outcome::Implied;
+        assert_eq!(check(&history, IDEMPOTENT), [], "it is there");
+        history.reads.truncate(3);
+        history.final_reads.remove(5);
+        let found = check(&history, IDEMPOTENT);
+        let (value, partition) = (value(5), 0);
+        assert!(
+            found.contains(&Anomaly::LostSomewhere { value, partition }),
             "{found:?}"
         );
     }

@@ -52,10 +52,19 @@ impl Value {
 pub enum Outcome {
     /// Acknowledged at this offset.
     Ok(i64),
+    /// Acknowledged, at an offset the client does not know: a batch whose answer was lost is in the log once a later one
+    /// of the same idempotent producer has been accepted.
+    Implied,
     /// Provably not applied.
     Fail,
     /// Unknown: a timeout, a lost connection, or never answered.
     Info,
+}
+
+impl Outcome {
+    fn is_acknowledged(self) -> bool {
+        matches!(self, Self::Ok(_) | Self::Implied)
+    }
 }
 
 /// One send.
@@ -76,8 +85,7 @@ pub struct Send {
 impl Send {
     /// When it was acknowledged, if it was.
     pub fn acknowledged_at(&self) -> Option<Duration> {
-        self.ended
-            .filter(|_| matches!(self.outcome, Outcome::Ok(_)))
+        self.ended.filter(|_| self.outcome.is_acknowledged())
     }
 }
 
@@ -158,7 +166,7 @@ impl Recorder {
         let send = &mut history.sends[id.0];
         send.ended = Some(self.now());
         send.outcome = outcome;
-        if matches!(outcome, Outcome::Ok(_)) {
+        if outcome.is_acknowledged() {
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
     }

