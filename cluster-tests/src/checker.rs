@@ -46,7 +46,7 @@ pub enum Anomaly {
         /// Where it was read.
         place: Place,
     },
-    /// One value stands at several offsets although its producer was idempotent.
+    /// One value stands at several offsets although its producer was idempotent and kept its epoch.
     Duplicate {
         /// The value.
         value: Value,
@@ -88,7 +88,7 @@ pub enum Anomaly {
         /// Where it was read.
         place: Place,
     },
-    /// Two values of one idempotent producer stand in the wrong order.
+    /// Two values of one idempotent producer that kept its epoch stand in the wrong order.
     Reordered {
         /// The value with the lower offset although it was sent later.
         first: Value,
@@ -134,7 +134,7 @@ pub fn check(history: &History, guarantees: Guarantees) -> Vec<Anomaly> {
     polls(history, &seen, &mut anomalies);
     went_back(history, &mut anomalies);
     if guarantees.idempotent {
-        duplicates(&seen, &mut anomalies);
+        duplicates(history, &seen, &mut anomalies);
         reordered(history, &mut anomalies);
     }
     anomalies
@@ -270,14 +270,17 @@ fn vanished(history: &History, anomalies: &mut Vec<Anomaly>) {
     );
 }
 
-fn duplicates(seen: &Seen, anomalies: &mut Vec<Anomaly>) {
+fn duplicates(history: &History, seen: &Seen, anomalies: &mut Vec<Anomaly>) {
     let mut places: BTreeMap<Value, Vec<Place>> = BTreeMap::new();
     for (&place, values) in &seen.at {
         for &value in values {
             places.entry(value).or_default().push(place);
         }
     }
-    for (value, places) in places.into_iter().filter(|(_, places)| places.len() > 1) {
+    places.retain(|value, places| {
+        places.len() > 1 && !history.new_epochs.contains_key(&value.producer)
+    });
+    for (value, places) in places {
         anomalies.push(Anomaly::Duplicate { value, places });
     }
 }
@@ -290,6 +293,7 @@ fn reordered(history: &History, anomalies: &mut Vec<Anomaly>) {
             .or_default()
             .insert(place.offset, value);
     }
+    by_producer.retain(|(_, producer), _| !history.new_epochs.contains_key(producer));
     for ((partition, _), values) in by_producer {
         for pair in values.values().collect::<Vec<_>>().windows(2) {
             if pair[0].sequence > pair[1].sequence {
@@ -486,6 +490,8 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(check(&history, Guarantees { idempotent: false }), []);
+        history.new_epochs.insert(1, "skipped sequences".to_owned());
+        assert_eq!(check(&history, IDEMPOTENT), []);
     }
 
     #[test]

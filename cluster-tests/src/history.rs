@@ -7,7 +7,7 @@
 //! payload: producer u32 | sequence u64 | filler … | crc32c u32      (big-endian; the CRC covers what precedes it)
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -107,6 +107,10 @@ pub struct Read {
 pub struct History {
     /// All sends.
     pub sends: Vec<Send>,
+    /// Producers that went on under a new producer epoch, and why. librdkafka does so when a batch overtook the one before
+    /// it, which a node refused that was not the leader yet; what it has sent to other partitions and got no answer for it
+    /// sends again under the new epoch, so it may stand there twice, whatever the broker does.
+    pub new_epochs: BTreeMap<u32, String>,
     /// All reads while the system was disturbed.
     pub reads: Vec<Read>,
     /// The fresh client's reading of every partition from the beginning to past the highest offset ever seen, after healing.
@@ -169,6 +173,11 @@ impl Recorder {
         if outcome.is_acknowledged() {
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A producer goes on under a new producer epoch.
+    pub fn new_epoch(&self, producer: u32, why: &str) {
+        self.lock().new_epochs.insert(producer, why.to_owned());
     }
 
     /// A consumer was given a record.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -218,7 +219,7 @@ impl Workload {
             .map(|producer| {
                 let (load, recorder, stop) = (load.clone(), recorder.clone(), stop.clone());
                 let servers = rotated(bootstrap, producer);
-                let client = recording_producer(&servers, &load, recorder.clone())?;
+                let client = recording_producer(&servers, &load, recorder.clone(), producer)?;
                 Ok(std::thread::spawn(move || {
                     produce(&client, &load, producer, &recorder, &stop)
                 }))
@@ -292,9 +293,17 @@ impl Workload {
 
 struct RecordOutcome {
     recorder: Recorder,
+    producer: u32,
 }
 
-impl rdkafka::ClientContext for RecordOutcome {}
+impl rdkafka::ClientContext for RecordOutcome {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Said by rd_kafka_idemp_drain_epoch_bump() alone.
+        if facility == "DRAIN" && message.contains("epoch bump") {
+            self.recorder.new_epoch(self.producer, message);
+        }
+    }
+}
 
 impl ProducerContext for RecordOutcome {
     type DeliveryOpaque = Box<SendId>;
@@ -315,6 +324,7 @@ fn recording_producer(
     bootstrap: &str,
     load: &Load,
     recorder: Recorder,
+    producer: u32,
 ) -> Result<ThreadedProducer<RecordOutcome>> {
     let idempotent = if load.idempotent { "true" } else { "false" };
     client(bootstrap)
@@ -330,7 +340,9 @@ fn recording_producer(
         )
         // Bounds how much one fault can leave open.
         .set("queue.buffering.max.messages", "5000")
-        .create_with_context(RecordOutcome { recorder })
+        .set("debug", "eos")
+        .set_log_level(RDKafkaLogLevel::Debug)
+        .create_with_context(RecordOutcome { recorder, producer })
         .context("a producer")
 }
 

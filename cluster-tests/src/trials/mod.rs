@@ -96,6 +96,9 @@ impl Clients {
 /// Fails with the first few anomalies of a history.
 pub fn judge(history: &History, guarantees: Guarantees) -> Result<()> {
     const SHOWN: usize = 10;
+    for (producer, why) in &history.new_epochs {
+        println!("producer {producer} went on under a new epoch: {why}");
+    }
     let anomalies = checker::check(history, guarantees);
     if anomalies.is_empty() {
         return Ok(());
