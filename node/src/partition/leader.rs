@@ -117,6 +117,10 @@ pub enum Action {
     FailWaiting,
 }
 
+/// How long after the beginning of a reign clients may still be sorting out what they had in flight: far longer than they
+/// take, far shorter than the time they give a record.
+const TAKING_OVER_MS: i64 = 1_000;
+
 /// A change of the ISR that the quorum has not decided yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Proposal {
@@ -130,6 +134,7 @@ pub struct Proposal {
 #[derive(Clone, Debug)]
 pub struct Leader {
     epoch: LeaderEpoch,
+    began_ms: i64,
     /// Where its reign begins: nothing below is its own.
     epoch_start: Offset,
     this_node: BrokerId,
@@ -176,6 +181,7 @@ impl Leader {
     pub fn new(reign: Reign) -> (Self, Vec<Action>) {
         let mut leader = Self {
             epoch: reign.epoch,
+            began_ms: reign.now_ms,
             epoch_start: reign.log_end,
             this_node: reign.this_node,
             partition_epoch: reign.committed.partition_epoch,
@@ -199,6 +205,12 @@ impl Leader {
     /// The epoch of this reign.
     pub fn epoch(&self) -> LeaderEpoch {
         self.epoch
+    }
+
+    /// Whether batches may still arrive out of order through nobody's fault: clients pipeline, and the one before may have
+    /// been refused by this node, which did not lead yet, or have been lost with the leader before.
+    pub fn is_taking_over(&self, now_ms: i64) -> bool {
+        self.epoch > LeaderEpoch(0) && now_ms < self.began_ms + TAKING_OVER_MS
     }
 
     /// The state of the partition this reign is up to date with.

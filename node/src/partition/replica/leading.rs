@@ -2,7 +2,7 @@
 
 use kittiwake_raft::{BrokerEpoch, BrokerId, PartitionChange, PartitionEpoch, Requester};
 use kittiwake_storage::{
-    AppendError, Appended, FlushError, LeaderEpoch, Offset, RetainError, ValidBatch,
+    AppendError, Appended, FlushError, LeaderEpoch, Offset, ProducerError, RetainError, ValidBatch,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ impl Acks {
 /// Why a batch was not appended.
 #[derive(Debug, Error)]
 pub enum AppendRefused {
-    /// This node does not lead the partition.
+    /// This node does not lead the partition, or only just does and something else is expected first.
     #[error("not the leader of the partition")]
     NotLeader,
     /// acks=all, and fewer replicas in sync than `min.insync.replicas`.
@@ -110,7 +110,16 @@ impl Partition {
             return Err(AppendRefused::NotEnoughReplicas);
         }
         let epoch = leader.epoch();
-        let appended = self.log.append(batch, epoch, now_ms)?;
+        let appended = match self.log.append(batch, epoch, now_ms) {
+            // Told to try again, the producer sends what precedes it first. Told of a gap, librdkafka takes a new producer
+            // epoch instead, and what it has in flight to other partitions may then be written twice.
+            Err(AppendError::Producer(ProducerError::OutOfOrderSequence { .. }))
+                if leader.is_taking_over(uptime_ms()) =>
+            {
+                return Err(AppendRefused::NotLeader);
+            }
+            appended => appended?,
+        };
         let actions = leader.step(Event::Appended {
             log_end: appended.last_offset + 1,
             now_ms: uptime_ms(),

@@ -134,6 +134,32 @@ fn a_leader_says_what_its_log_lacks_only_under_a_lease_and_in_the_epoch_it_was_a
     assert_eq!(partition.check_denial(epoch), refused, "neither");
 }
 
+#[test]
+fn a_gap_is_no_error_of_the_producer_while_its_partition_changes_hands() {
+    let scene = Scene::led();
+    let (lease, partition) = (&scene.lease, &scene.partition);
+    lease.extend(Instant::now() + 100 * SESSION);
+    let append = |sequence: i32| {
+        let mut batch = RecordsBuilder::new(Compression::None).producer(7, 0, sequence);
+        batch.push(now_ms(), None, Some(b"record"), &[]);
+        let batch = batch.build().unwrap();
+        let batch = validate(&batch, &partition.batch_rules(), now_ms()).unwrap();
+        partition.append(&batch, Acks::Leader, None, now_ms())
+    };
+    assert!(append(0).is_ok());
+    // Nobody has led before: nothing can have been refused or lost.
+    assert!(matches!(append(2), Err(AppendRefused::Log(_))));
+    partition.lead(LeaderEpoch(1), BrokerId(0), committed_by_one(), 10_000);
+    assert!(matches!(append(2), Err(AppendRefused::NotLeader)));
+    assert!(append(1).is_ok());
+    assert!(append(2).is_ok());
+    // Not for ever, or a producer whose records are lost would never be told.
+    let mut standing = partition.standing.lock();
+    let leader = standing.leader().unwrap();
+    assert!(leader.is_taking_over(uptime_ms()));
+    assert!(!leader.is_taking_over(uptime_ms() + 1_000));
+}
+
 /// KAFKA-18723: a leader that answers after its reign has another's log.
 #[test]
 fn a_follower_appends_nothing_of_an_epoch_above_the_one_it_follows() {
