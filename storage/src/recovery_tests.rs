@@ -774,3 +774,22 @@ fn indexes_that_send_several_astray_at_once_are_rebuilt_by_one_of_them() {
     }
     disk.stop();
 }
+
+/// A stop takes a snapshot inside a segment, which goes without it.
+#[test]
+fn snapshots_of_stops_do_not_outlive_the_batches_before_them() {
+    let stopped = Stopped::cleanly(30);
+    for _ in 0..4 {
+        let (dir, loaded) = stopped.open();
+        let end = loaded.log.log_end_offset();
+        loaded.log.advance_log_start(end, end).unwrap();
+        dir.write_checkpoints(&[]).unwrap();
+        for at in 0..30 {
+            append(&loaded.log, &sized_batch(at, 2, 700));
+        }
+        dir.shutdown_clean(17, &[], 1).unwrap();
+    }
+    let (_dir, _loaded) = stopped.open();
+    let oldest = |suffix| files(&stopped.file("."), suffix).into_iter().min().unwrap();
+    assert!(oldest(".snapshot") >= oldest(".log"));
+}
