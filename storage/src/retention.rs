@@ -143,8 +143,8 @@ impl Log {
                 self.flush()?;
             }
             let _writer = self.writer.lock();
-            // The log may have been truncated since.
-            self.move_log_start(offset.min(self.log_end_offset()));
+            // The log may have been truncated since, and appended to.
+            self.move_log_start(offset.min(self.flushed_offset()));
         }
         loop {
             let oldest = Arc::clone(&self.segments.read()[0]);

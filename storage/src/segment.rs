@@ -182,6 +182,14 @@ impl Segment {
     /// open(2); a file that exists with bytes in it is `AlreadyExists`.
     pub(crate) fn create(directory: Directory, base: Offset) -> io::Result<Self> {
         let segment = Self::new(directory, base, 0, None);
+        // Indexes that outlived their log would send readers to batches that are not there.
+        for leftover in [INDEX, TIME_INDEX] {
+            match fs::remove_file(segment.path(leftover)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        // Last: where this file is, a start takes the segment before it to end.
         let path = segment.path(LOG);
         let file = OpenOptions::new()
             .write(true)
@@ -193,13 +201,6 @@ impl Segment {
                 io::ErrorKind::AlreadyExists,
                 format!("{} exists and is not empty", path.display()),
             ));
-        }
-        // Indexes that outlived their log would send readers to batches that are not there.
-        for leftover in [INDEX, TIME_INDEX] {
-            match fs::remove_file(segment.path(leftover)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
         }
         Ok(segment)
     }
