@@ -381,3 +381,25 @@ fn a_log_deleted_while_a_reader_rebuilds_its_indexes_leaves_nothing_in_the_next_
         dir.delete_log(log.partition()).unwrap();
     }
 }
+
+#[test]
+fn a_log_deleted_during_a_clean_stop_does_not_make_it_an_unclean_one() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = Arc::new(open_dir(root.path()));
+    let log = create(&dir, small_segments());
+    for _ in 0..100 {
+        append(&log, &sized_batch(1, 1, 1000));
+    }
+    dir.disk.background().submit(Job::Stop);
+    let deleting = Arc::clone(&dir);
+    *dir.disk.at_step.0.lock() = Some(Box::new(move || {
+        deleting.delete_log(log.partition()).unwrap();
+    }));
+    dir.shutdown_clean(17, &[], 1).unwrap();
+    dir.disk.at_step.0.lock().take();
+    drop(dir);
+    assert_eq!(
+        open_dir(root.path()).last_stop(),
+        LastStop::Clean { broker_epoch: 17 }
+    );
+}
