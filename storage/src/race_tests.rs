@@ -15,6 +15,7 @@ use crate::{
 
 /// In whatever log it is, the batch at an offset has this timestamp.
 const MS_PER_OFFSET: i64 = 10;
+const STEPS: u32 = 600;
 const EVERYTHING: Offset = Offset(i64::MAX);
 
 fn config() -> LogConfig {
@@ -159,7 +160,7 @@ fn a_log_stays_sound_whatever_happens_to_it_at_once() {
             });
         }
         let (mut rng, mut epoch) = (StdRng::seed_from_u64(seed), 1);
-        for _ in 0..std::env::var("STEPS").map_or(600, |s| s.parse().unwrap()) {
+        for _ in 0..STEPS {
             if !over.load(Ordering::Relaxed) {
                 race.write(&mut rng, &mut epoch);
             }
