@@ -41,6 +41,9 @@ enum Source {
     /// Not mapped before the first entry. The descriptor is not kept: 10,000 active segments
     /// would hold 20,000 of them.
     Appending(OnceLock<Mapping>),
+    /// Written anew and not in its place yet. By the descriptor alone: its name may be another file's
+    /// soon, and a map that grew by growing that one would end in SIGBUS.
+    New(File),
 }
 
 impl<const N: usize> IndexFile<N> {
@@ -79,6 +82,26 @@ impl<const N: usize> IndexFile<N> {
         Ok(index)
     }
 
+    /// Creates an index at `path`, in place of what is there, that is written whole before anyone reads it.
+    /// It needs no trimming, and its directory may be renamed meanwhile.
+    ///
+    /// # Errors
+    /// open(2).
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            count: AtomicUsize::new(0),
+            count_max: usize::MAX / N,
+            source: Source::New(file),
+        })
+    }
+
     /// Where it was when it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -97,10 +120,10 @@ impl<const N: usize> IndexFile<N> {
     /// The entry at `slot`, which is below [`Self::count`].
     ///
     /// # Errors
-    /// pread(2) of a sealed index.
+    /// pread(2), unless it is that of the active segment.
     pub(crate) fn get(&self, slot: usize) -> io::Result<[u8; N]> {
         match &self.source {
-            Source::Sealed(file) => {
+            Source::Sealed(file) | Source::New(file) => {
                 let mut entry = [0; N];
                 file.read_exact_at(&mut entry, (slot * N) as u64)?;
                 Ok(entry)
@@ -129,13 +152,20 @@ impl<const N: usize> IndexFile<N> {
     /// # Errors
     /// `StorageFull` when the disk or the index is; nothing has changed then.
     pub(crate) fn push(&self, entry: [u8; N]) -> io::Result<()> {
-        let Source::Appending(slot) = &self.source else {
-            return Err(io::Error::other("a sealed index takes no entries"));
-        };
         let count = self.count();
         if count >= self.count_max {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        match &self.source {
+            Source::Sealed(_) => return Err(io::Error::other("a sealed index takes no entries")),
+            Source::Appending(slot) => self.store(slot, count, entry)?,
+            Source::New(file) => file.write_all_at(&entry, (count * N) as u64)?,
+        }
+        self.count.store(count + 1, Ordering::Release);
+        Ok(())
+    }
+
+    fn store(&self, slot: &OnceLock<Mapping>, count: usize, entry: [u8; N]) -> io::Result<()> {
         let end = (count + 1) * N;
         let mapping = match slot.get() {
             Some(mapping) => mapping,
@@ -145,7 +175,6 @@ impl<const N: usize> IndexFile<N> {
             self.grow(mapping, end)?;
         }
         mapping.store(count * N, [&entry, &[]]);
-        self.count.store(count + 1, Ordering::Release);
         Ok(())
     }
 
@@ -192,7 +221,9 @@ impl<const N: usize> IndexFile<N> {
 
     fn map(&self, file: &File, backed: usize) -> io::Result<&Mapping> {
         let Source::Appending(slot) = &self.source else {
-            return Err(io::Error::other("a sealed index is not mapped"));
+            return Err(io::Error::other(
+                "only the index of an active segment is mapped",
+            ));
         };
         let reserved = (self.count_max * N).next_multiple_of(PAGE);
         let mapping = Mapping::reserve(file, reserved, backed)?;

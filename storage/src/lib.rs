@@ -112,6 +112,8 @@ mod log_dir_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
 mod retention_tests;

@@ -482,8 +482,12 @@ impl LogDir {
             for _ in 0..threads.clamp(1, logs.len().max(1)) {
                 scope.spawn(|| {
                     while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = log.close() {
-                            failure.lock().get_or_insert(error);
+                        match log.close() {
+                            // One that is deleted meanwhile has nothing to lose.
+                            Ok(()) | Err(FlushError::Gone) => {}
+                            Err(error) => {
+                                failure.lock().get_or_insert(error);
+                            }
                         }
                     }
                 });

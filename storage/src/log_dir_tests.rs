@@ -1,11 +1,12 @@
 //! Whose a directory is, and what it does with the logs in it.
 
-use std::fs;
 use std::sync::Arc;
+use std::{fs, io};
 
 use uuid::Uuid;
 
 use crate::background::Job;
+use crate::segment::SegmentError;
 use crate::test_support::*;
 use crate::{
     FlushError, LastStop, LogConfig, LogDir, LogDirError, LogDirOptions, Offset, validate,
@@ -343,5 +344,62 @@ fn below_the_free_space_floor_appends_fail_reads_go_on_and_it_recovers() {
     assert_eq!(
         crate::records::batches(&read(&log, Offset(0), end + 1)).count() as i64,
         end.0 + 1
+    );
+}
+
+/// Whose name is another log's by the time that the index grows.
+#[test]
+fn a_log_deleted_while_a_reader_rebuilds_its_indexes_leaves_nothing_in_the_next_one() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let config = LogConfig {
+        segment_bytes: 256 << 10,
+        ..small_segments()
+    };
+    for _ in 0..10 {
+        let log = create(&dir, config);
+        while log.segment_count() < 2 {
+            append(&log, &batch(1, &[b"x"]));
+        }
+        log.flush().unwrap();
+        let sealed = Arc::clone(&log.all_segments()[0]);
+        fs::remove_file(sealed.path("index")).unwrap();
+        std::thread::scope(|scope| {
+            let rebuilding = scope.spawn(|| sealed.files(&dir.disk).map(drop));
+            while !sealed.path("index.tmp").exists() && !rebuilding.is_finished() {
+                std::thread::yield_now();
+            }
+            dir.delete_log(log.partition()).unwrap();
+            create(&dir, config);
+            let rebuilt = rebuilding.join().unwrap();
+            let is_gone = matches!(&rebuilt, Err(SegmentError::Io(error)) if error.kind() == io::ErrorKind::NotFound);
+            assert!(rebuilt.is_ok() || is_gone, "{rebuilt:?}");
+        });
+        let names = fs::read_dir(root.path().join("data/orders-0")).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "a segment and its topic, not {names:?}");
+        dir.delete_log(log.partition()).unwrap();
+    }
+}
+
+#[test]
+fn a_log_deleted_during_a_clean_stop_does_not_make_it_an_unclean_one() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = Arc::new(open_dir(root.path()));
+    let log = create(&dir, small_segments());
+    for _ in 0..100 {
+        append(&log, &sized_batch(1, 1, 1000));
+    }
+    dir.disk.background().submit(Job::Stop);
+    let deleting = Arc::clone(&dir);
+    *dir.disk.at_step.0.lock() = Some(Box::new(move || {
+        deleting.delete_log(log.partition()).unwrap();
+    }));
+    dir.shutdown_clean(17, &[], 1).unwrap();
+    dir.disk.at_step.0.lock().take();
+    drop(dir);
+    assert_eq!(
+        open_dir(root.path()).last_stop(),
+        LastStop::Clean { broker_epoch: 17 }
     );
 }

@@ -48,6 +48,15 @@ impl OffsetIndex {
         Ok(Self { base, file })
     }
 
+    /// Creates the index of a segment that starts at `base`, to be put in its place when it is whole.
+    ///
+    /// # Errors
+    /// open(2).
+    pub(crate) fn create(path: &Path, base: Offset) -> io::Result<Self> {
+        let file = IndexFile::create(path)?;
+        Ok(Self { base, file })
+    }
+
     /// Opens the index of the active segment that starts at `base`.
     ///
     /// # Errors

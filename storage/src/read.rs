@@ -129,7 +129,8 @@ impl Log {
     }
 
     /// Looks at the log from its start to its end, and again when it was truncated meanwhile: what was
-    /// found may then be of both logs, segments and positions of the old one and offsets of the new.
+    /// found may then be of both logs, segments and positions of the old one and offsets of the new. Also
+    /// when nothing could be found because retention took a segment meanwhile, whose files are gone.
     ///
     /// Invariant: a truncation changes the list of segments, the tail, the epochs and the ends of the log
     /// under the lock of the list, and counts up under it too.
@@ -144,7 +145,8 @@ impl Log {
                 (self.truncations.load(Ordering::Acquire), ends)
             };
             let found = look(ends);
-            if self.truncations.load(Ordering::Acquire) == truncations {
+            let is_one_log = self.truncations.load(Ordering::Acquire) == truncations;
+            if is_one_log && (found.is_ok() || self.log_start_offset() == ends.0) {
                 return found;
             }
         }

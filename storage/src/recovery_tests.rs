@@ -732,3 +732,64 @@ fn indexes_that_several_miss_at_once_are_rebuilt_by_one_after_the_other() {
     }
     disk.stop();
 }
+
+/// Several readers are sent astray by the same entry at once.
+#[test]
+fn indexes_that_send_several_astray_at_once_are_rebuilt_by_one_of_them() {
+    let stopped = Stopped::cleanly(200);
+    let (_dir, loaded) = stopped.open();
+    let sealed = loaded.log.all_segments()[0].clone();
+    let index = |suffix: &str| stopped.segments()[0].with_extension(suffix);
+    let disk = crate::disk::Disk::for_tests();
+    let good = ["index", "timeindex"].map(|suffix| fs::read(index(suffix)).unwrap());
+    let last = sealed.next_base().unwrap() + -1;
+    for round in 0..200 {
+        sealed.close_unless_appending();
+        let mut wrong = good[0].clone();
+        for entry in wrong.chunks_mut(8) {
+            entry[7] ^= 1;
+        }
+        fs::write(index("index"), wrong).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let files = sealed.files(&disk).unwrap();
+                    let found = sealed.locate(&files, last, sealed.size()).unwrap();
+                    assert_eq!(found.unwrap().last_offset, last);
+                });
+            }
+        });
+        let files = sealed.files(&disk).unwrap();
+        sealed.locate(&files, last, sealed.size()).unwrap();
+        for (suffix, good) in ["index", "timeindex"].into_iter().zip(&good) {
+            let after = fs::read(index(suffix)).unwrap();
+            assert!(
+                after.iter().any(|byte| *byte != 0) && after.len() <= good.len(),
+                "round {round}: {suffix} has {} bytes, {} of them not 0; it had {}",
+                after.len(),
+                after.iter().filter(|byte| **byte != 0).count(),
+                good.len()
+            );
+        }
+    }
+    disk.stop();
+}
+
+/// A stop takes a snapshot inside a segment, which goes without it.
+#[test]
+fn snapshots_of_stops_do_not_outlive_the_batches_before_them() {
+    let stopped = Stopped::cleanly(30);
+    for _ in 0..4 {
+        let (dir, loaded) = stopped.open();
+        let end = loaded.log.log_end_offset();
+        loaded.log.advance_log_start(end, end).unwrap();
+        dir.write_checkpoints(&[]).unwrap();
+        for at in 0..30 {
+            append(&loaded.log, &sized_batch(at, 2, 700));
+        }
+        dir.shutdown_clean(17, &[], 1).unwrap();
+    }
+    let (_dir, _loaded) = stopped.open();
+    let oldest = |suffix| files(&stopped.file("."), suffix).into_iter().min().unwrap();
+    assert!(oldest(".snapshot") >= oldest(".log"));
+}

@@ -143,8 +143,8 @@ impl Log {
                 self.flush()?;
             }
             let _writer = self.writer.lock();
-            // The log may have been truncated since.
-            self.move_log_start(offset.min(self.log_end_offset()));
+            // The log may have been truncated since, and appended to.
+            self.move_log_start(offset.min(self.flushed_offset()));
         }
         loop {
             let oldest = Arc::clone(&self.segments.read()[0]);
@@ -206,16 +206,23 @@ impl Log {
         if !is_expired(candidate, total, config, now_ms, start, high_watermark) {
             return Ok(None);
         }
-        if oldest.next_base().is_none() {
-            let mut writer = self.writer.lock();
-            // It may have taken batches since, which are newer than what was looked at.
-            if self.log_end_offset() != candidate.next_base || writer.closed {
-                return Ok(None);
-            }
-            self.roll(&mut writer, candidate.next_base)
-                .map_err(AppendError::from)?;
+        let is_active = oldest.next_base().is_none();
+        if is_active && !self.roll_expired(&oldest, candidate.next_base)? {
+            return Ok(None);
         }
         Ok(Some(oldest))
+    }
+
+    /// Rolls `active`, which ended at `end` when it was looked at; says whether it did.
+    fn roll_expired(&self, active: &Arc<Segment>, end: Offset) -> Result<bool, RetainError> {
+        let mut writer = self.writer.lock();
+        // It may have been rolled since, or have taken batches, which are newer than what was looked at.
+        let is_as_seen = Arc::ptr_eq(&writer.active, active) && self.log_end_offset() == end;
+        if !is_as_seen || writer.closed {
+            return Ok(false);
+        }
+        self.roll(&mut writer, end).map_err(AppendError::from)?;
+        Ok(true)
     }
 
     fn candidate(&self, segment: &Segment, config: &LogConfig) -> Result<Candidate, RetainError> {
@@ -265,5 +272,32 @@ impl Log {
             let mut epochs = self.epochs.lock();
             epochs.dirty |= epochs.cache.truncate_from_start(offset);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::*;
+
+    /// Another roll at the same offset would make the same file once more: the first of the two segments
+    /// that have it then goes, as empty, and takes the file with it.
+    #[test]
+    fn an_expired_segment_that_was_rolled_meanwhile_is_not_rolled_again() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = open_dir(root.path());
+        let log = create(&dir, small_segments());
+        append(&log, &batch(1, &[b"old"]));
+        let looked_at = Arc::clone(&log.all_segments()[0]);
+        let end = log.log_end_offset();
+        assert!(log.roll_if_due(i64::MAX).unwrap());
+        assert!(!log.roll_expired(&looked_at, end).unwrap());
+        log.advance_log_start(end, end).unwrap();
+        dir.write_checkpoints(&[]).unwrap();
+        append(&log, &batch(2, &[b"new"]));
+        log.close().unwrap();
+        drop((log, dir));
+        let loaded = load_one(&open_dir(root.path()), small_segments());
+        assert_eq!(loaded.log.log_end_offset(), end + 1);
     }
 }

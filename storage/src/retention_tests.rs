@@ -1,6 +1,7 @@
 //! What retention removes, and that nothing goes before the checkpoint that no longer needs it.
 
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::test_support::*;
 use crate::{Log, LogConfig, Offset, ReadError, RetainError};
@@ -184,4 +185,28 @@ fn deleted_records_do_not_come_back_once_their_deletion_was_made_durable() {
     let log = load_one(&dir, small_segments()).log;
     assert_eq!(log.log_start_offset(), Offset(61));
     assert_eq!(log.log_end_offset(), Offset(100));
+}
+
+/// Files of segments that go meanwhile cannot be opened: that is no failure of what the log has now.
+#[test]
+fn who_looks_while_retention_takes_segments_looks_again() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open_dir(root.path());
+    let log = create(&dir, small_segments());
+    fill(&log);
+    let looks = AtomicU32::new(0);
+    let found = log.undisturbed(|(start, _)| {
+        let segments = log.all_segments();
+        if looks.fetch_add(1, Ordering::Relaxed) == 0 {
+            log.advance_log_start(Offset(61), Offset(100)).unwrap();
+            dir.write_checkpoints(&[]).unwrap();
+        }
+        for segment in segments {
+            segment.times()?;
+            segment.files(&log.disk)?;
+        }
+        Ok(start)
+    });
+    assert_eq!(found.unwrap(), Offset(61));
+    assert_eq!(looks.into_inner(), 2);
 }

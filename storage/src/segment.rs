@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -181,6 +182,14 @@ impl Segment {
     /// open(2); a file that exists with bytes in it is `AlreadyExists`.
     pub(crate) fn create(directory: Directory, base: Offset) -> io::Result<Self> {
         let segment = Self::new(directory, base, 0, None);
+        // Indexes that outlived their log would send readers to batches that are not there.
+        for leftover in [INDEX, TIME_INDEX] {
+            match fs::remove_file(segment.path(leftover)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        // Last: where this file is, a start takes the segment before it to end.
         let path = segment.path(LOG);
         let file = OpenOptions::new()
             .write(true)
@@ -192,13 +201,6 @@ impl Segment {
                 io::ErrorKind::AlreadyExists,
                 format!("{} exists and is not empty", path.display()),
             ));
-        }
-        // Indexes that outlived their log would send readers to batches that are not there.
-        for leftover in [INDEX, TIME_INDEX] {
-            match fs::remove_file(segment.path(leftover)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
         }
         Ok(segment)
     }
@@ -397,11 +399,7 @@ impl Segment {
                 _ if files.appending.is_some() => {
                     tracing::error!(path = %self.path(INDEX).display(), "a wrong entry in an active index");
                 }
-                _ => {
-                    self.rebuild(&files.log, "an entry does not point to its batch")?;
-                    // What is open is the replaced file; the next reader opens the new one.
-                    self.close_unless_appending();
-                }
+                _ => self.replace_indexes(files, "an entry does not point to its batch")?,
             }
         }
         self.walk(&files.log, 0, target, end)
@@ -660,6 +658,18 @@ impl Segment {
         }
     }
 
+    /// Rebuilds the indexes that have sent a reader astray who has `wrong` open; the next one opens the new.
+    fn replace_indexes(&self, wrong: &SegmentFiles, reason: &str) -> Result<(), SegmentError> {
+        let mut files = self.files.lock();
+        // Otherwise another reader was faster, or an appender has taken them over.
+        if files.as_deref().is_some_and(|open| ptr::eq(open, wrong)) {
+            self.rebuild(&wrong.log, reason)?;
+            *files = None;
+        }
+        Ok(())
+    }
+
+    /// Under the lock of `files`: one at a time, and not once the names are another segment's.
     fn rebuild(&self, log: &File, reason: &str) -> Result<(), SegmentError> {
         self.check_in_use()?;
         let path = self.path(INDEX);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
@@ -142,4 +143,14 @@ pub(crate) fn read(log: &Log, from: Offset, upto: Offset) -> Vec<u8> {
         .iter()
         .flat_map(|slice| slice.read().unwrap())
         .collect()
+}
+
+/// Says that a test is over when it ends, however it ends: who works beside it would go on for ever, and
+/// nobody would see the panic.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

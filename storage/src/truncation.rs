@@ -300,6 +300,8 @@ impl Log {
         let (start, end) = (self.log_start_offset(), self.log_end_offset());
         let mut segments = cut.segments[..cut.slot].to_vec();
         let mut replaced = None;
+        // Held until all is published: who gives back what is cut off shortens a file that readers may be
+        // about to open for the segment as it was.
         let mut unreclaimed = self.unreclaimed.lock();
         unreclaimed.retain(|segment| segments.iter().any(|kept| Arc::ptr_eq(kept, segment)));
         let sealed = &mut writer.unflushed.sealed;
@@ -312,7 +314,6 @@ impl Log {
             segments.push(kept);
             replaced = Some(&**whole);
         }
-        drop(unreclaimed);
         let kept_bytes: u64 = segments.iter().map(|segment| segment.size()).sum();
         tracing::info!(
             partition = %self.partition,

@@ -538,16 +538,6 @@ fn who_looks_while_the_log_is_cut_looks_again() {
     assert_eq!(looks.into_inner(), 2);
 }
 
-/// Says that a test is over when it ends, however it ends: who works beside it would go on for ever, and
-/// nobody would see the panic.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A reader that is under way when the log is cut sees the log before or after, and never of both:
 /// batches follow each other, and epochs do not go down.
 #[test]

@@ -64,10 +64,12 @@ impl Scan {
         if !self.report.set_aside.is_empty() {
             checkpoint::sync_directory(path)?;
         }
-        for at in listing.snapshots.iter().filter(|at| **at > self.expected) {
+        let kept = &listing.segments[..ends_at];
+        // One that a stop took inside a segment does not go with it.
+        let useful = kept[0].0..=self.expected;
+        for at in listing.snapshots.iter().filter(|at| !useful.contains(at)) {
             remove_if_there(&path.join(file_name(*at, SNAPSHOT)))?;
         }
-        let kept = &listing.segments[..ends_at];
         let mut segments = Vec::with_capacity(kept.len());
         let mut unreclaimed = Vec::new();
         for (slot, &(base, size)) in kept.iter().enumerate() {

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 
-use super::remove_if_there;
 use crate::Offset;
 use crate::offset_index::{OffsetEntry, OffsetIndex};
-use crate::segment::{INDEX, Indexing, Segment, SegmentError, TIME_INDEX, with_suffix};
+use crate::segment::{INDEX, Indexing, Segment, SegmentError, TIME_INDEX, file_name, with_suffix};
 use crate::time_index::{TimeEntry, TimeIndex};
 
 /// Interval of rebuilt indexes, bytes: Kafka's default.
@@ -80,17 +80,24 @@ impl TrustedPrefix {
     }
 }
 
-/// Writes both indexes of a sealed segment anew, from its batches.
+/// Writes both indexes of a sealed segment anew, from its batches. For one caller at a time: they share the
+/// temporary files. The directory may be renamed meanwhile.
 ///
 /// # Errors
-/// `Corrupt` when a batch is unsound, `NotFound` when the directory was renamed; the old indexes stay then.
+/// `Corrupt` when a batch is unsound; open(2), pwrite(2), rename(2). The old indexes stay then.
 pub(crate) fn rebuild_indexes(segment: &Segment, log: &File) -> Result<(), SegmentError> {
-    let paths = [INDEX, TIME_INDEX].map(|suffix| segment.path(suffix));
-    let [index_path, times_path] = paths.clone().map(|path| with_suffix(&path, "tmp"));
-    remove_if_there(&index_path)?;
-    remove_if_there(&times_path)?;
-    let index = OffsetIndex::open_appending(&index_path, segment.base(), INDEX_BYTES_MAX)?;
-    let times = TimeIndex::open_appending(&times_path, segment.base(), INDEX_BYTES_MAX)?;
+    let paths = |directory: &Path, suffix| {
+        let path = directory.join(file_name(segment.base(), suffix));
+        (with_suffix(&path, "tmp"), path)
+    };
+    let (index, times) = {
+        let directory = segment.directory();
+        let temporary = |suffix| paths(&directory, suffix).0;
+        (
+            OffsetIndex::create(&temporary(INDEX), segment.base())?,
+            TimeIndex::create(&temporary(TIME_INDEX), segment.base())?,
+        )
+    };
     let mut indexing = Indexing::new(None);
     let (mut position, end) = (0, segment.size());
     while position < end {
@@ -102,13 +109,9 @@ pub(crate) fn rebuild_indexes(segment: &Segment, log: &File) -> Result<(), Segme
         times.append_if_later(largest)?;
     }
     let directory = segment.directory();
-    if paths[0].parent() != Some(&**directory) {
-        // Renamed meanwhile: the name may be another log's.
-        return Err(io::Error::from(io::ErrorKind::NotFound).into());
+    for suffix in [INDEX, TIME_INDEX] {
+        let (temporary, path) = paths(&directory, suffix);
+        fs::rename(temporary, path)?;
     }
-    index.trim()?;
-    times.trim()?;
-    fs::rename(index_path, &paths[0])?;
-    fs::rename(times_path, &paths[1])?;
     Ok(())
 }
