@@ -1,6 +1,7 @@
 //! A replica that is damaged below its recovery point while its node is down is set aside, whole, and replicated anew from
 //! the others: the replicas are byte-identical again. Where no other replica has the records nothing is set aside, nothing of
-//! them is served, and the files stay as they are.
+//! them is served, and the files stay as they are. A damaged replica is never elected, though it be the only eligible one
+//! that is there: the partition waits for one that is whole.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::trials::DEADLINE;
+use cluster_tests::view::{Partition, View};
 use cluster_tests::wire::{Batch, Connection};
 use cluster_tests::workload::create_topic_on;
 use cluster_tests::{Cluster, Options, wait};
@@ -42,8 +44,19 @@ impl Damage {
 }
 
 fn produce(cluster: &mut Cluster, topic: &str, partition: i32, leader: usize) -> Result<()> {
+    produce_from(0, cluster, topic, partition, leader)
+}
+
+/// Writes [`BATCHES`] batches of one record, acknowledged by all in-sync replicas, which must come to be at `first` and up.
+fn produce_from(
+    first: i64,
+    cluster: &mut Cluster,
+    topic: &str,
+    partition: i32,
+    leader: usize,
+) -> Result<()> {
     let mut connection = Connection::open(cluster.node(leader).kafka())?;
-    for at in 0..BATCHES {
+    for at in first..first + BATCHES {
         let value = format!("{topic}-{partition} {at} {}", "x".repeat(200));
         let answer =
             connection.produce(topic, partition, &Batch::of(&[value.as_bytes()]).encode())?;
@@ -79,6 +92,7 @@ fn a_damaged_replica_is_replicated_anew() -> Result<()> {
         .expect_errors("a log cannot be used")
         .expect_errors("the log is damaged and offline")
         .expect_errors("the partition is offline")
+        .expect_errors("nobody can lead the partition")
         .expect_errors("a damaged log is replaced by what the other replicas have");
     let mut cluster = Cluster::with(options)?;
     // The records' timestamps are 0: they are older than any retention.
@@ -110,7 +124,9 @@ fn a_damaged_replica_is_replicated_anew() -> Result<()> {
         .collect::<Result<_>>()?;
 
     cluster.node(VICTIM).start()?;
-    cluster.wait_in_sync(DEADLINE)?;
+    for partition in [0, 1] {
+        cluster.wait_partition(TOPIC, partition, "in sync", DEADLINE, Partition::in_sync)?;
+    }
     cluster.compare_replicas(TOPIC, DEADLINE)?;
     let data = cluster.node(VICTIM).data_directory();
     for ((partition, log), bytes) in damaged.iter().zip(&damaged_bytes) {
@@ -144,6 +160,17 @@ fn a_damaged_replica_is_replicated_anew() -> Result<()> {
             == Some(1.0)
     );
 
+    // The operator accepts its loss.
+    cluster.wait_partition(ALONE, 0, "led by nobody", DEADLINE, |partition| {
+        partition.leader.is_none()
+    })?;
+    cluster.node(VICTIM).terminate()?;
+    let alone = cluster.node(VICTIM).partition_directory(ALONE, 0);
+    fs::rename(&alone, cluster.directory().join("lost"))?;
+    cluster.node(VICTIM).start()?;
+    cluster.wait_in_sync(DEADLINE)?;
+    produce(&mut cluster, ALONE, 0, VICTIM)?;
+
     // The new replicas are replicas like any other: the leader dies, and they go on.
     cluster.node(0).kill()?;
     let successor = cluster.leader(TOPIC, 0, DEADLINE)?;
@@ -157,5 +184,64 @@ fn a_damaged_replica_is_replicated_anew() -> Result<()> {
     })?;
     ensure!(written >= BATCHES, "records are missing: {written}");
     cluster.node(0).start()?;
+    cluster.conclude(&[TOPIC], DEADLINE)
+}
+
+/// The leader of what the others lack stops and is damaged; the only other replica that has everything is down when it
+/// comes back.
+#[test]
+fn a_damaged_replica_does_not_lead() -> Result<()> {
+    let options = Options::nodes(3)
+        .expect_errors("a log cannot be used")
+        .expect_errors("the log is damaged and offline")
+        .expect_errors("the partition is offline")
+        .expect_errors("nobody can lead the partition")
+        .expect_errors("a damaged log is replaced by what the other replicas have");
+    let mut cluster = Cluster::with(options)?;
+    let config = [("retention.ms", "-1"), ("min.insync.replicas", "2")];
+    create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &config)?;
+    produce(&mut cluster, TOPIC, 0, 0)?;
+    cluster.compare_replicas(TOPIC, DEADLINE)?;
+    // 2 misses the second half. Then 0 stops, eligible; 1 takes over, and dies.
+    cluster.node(2).terminate()?;
+    produce_from(BATCHES, &mut cluster, TOPIC, 0, 0)?;
+    cluster.node(0).terminate()?;
+    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == 1);
+    cluster.node(1).kill()?;
+    let directory = cluster.node(0).partition_directory(TOPIC, 0);
+    Damage::Overwrite.on(&newest_log(&directory)?)?;
+
+    // 0 and 2 are there: an eligible replica that is damaged, and one that is whole and lacks what was acknowledged.
+    let began = [0, 2].map(|node| cluster.node(node).spawn());
+    for (node, began) in [0, 2].into_iter().zip(began) {
+        cluster.node(node).wait_ready(began?)?;
+    }
+    let both = |view: &View| view.brokers == [0, 2];
+    wait::until("the damaged node to be back", DEADLINE, || {
+        cluster.view().ok().filter(both)
+    })?;
+    cluster.wait_partition(TOPIC, 0, "led by nobody", DEADLINE, |partition| {
+        partition.leader.is_none()
+    })?;
+    let status = cluster.administer(0, &["cluster", "status"])?;
+    let troubled = &status["troubled"][0];
+    ensure!(troubled["damaged"] == serde_json::json!([0]), "{status:#}");
+    let mut eligible: Vec<i64> = serde_json::from_value(troubled["elr"].clone())?;
+    eligible.sort_unstable();
+    ensure!(eligible == [0, 1], "{status:#}");
+    let errors = cluster.node(0).error_lines().join("\n");
+    ensure!(
+        errors.contains("nobody can lead the partition") && errors.contains("start=[1]"),
+        "the operator is not told what to start: {errors}"
+    );
+
+    // 1 comes back and leads with everything that was acknowledged, and 0 has it from there.
+    cluster.node(1).start()?;
+    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == 1);
+    cluster.wait_in_sync(DEADLINE)?;
+    produce_from(2 * BATCHES, &mut cluster, TOPIC, 0, 1)?;
+    cluster.compare_replicas(TOPIC, DEADLINE)?;
+    let data = cluster.node(0).data_directory();
+    ensure!(kept(&data, &format!("{TOPIC}-0"))?.len() == 1);
     cluster.conclude(&[TOPIC], DEADLINE)
 }

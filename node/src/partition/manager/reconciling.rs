@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tracing::{error, info};
 
+use super::super::damage;
 use super::super::isr::committed;
 use super::super::replica::{Following, Partition, Settings, Throttled};
 use super::{LocalPartition, LocalTopic, PartitionManager};
@@ -109,6 +110,7 @@ impl PartitionManager {
         let mut gone = Vec::new();
         for topic in &deleted {
             info!(topic = %topic.image.name, id = %topic.image.id, "topic deleted");
+            self.damage_reports.set(topic.image.id, &[]);
             gone.extend(topic.open_partitions().map(Arc::clone));
         }
         self.delete(&gone);
@@ -214,6 +216,10 @@ impl PartitionManager {
             .map(|(index, _)| *index)
             .collect();
         partitions.extend(self.open_logs(topic, &config, settings, &anew));
+        let is_damaged =
+            |index: i32| matches!(partitions.get(&index), Some(LocalPartition::Damaged(_)));
+        let due = damage::differences(topic, self.node_id, is_damaged);
+        self.damage_reports.set(topic.id, &due);
         self.follow(image, topic, &partitions);
         let mut registry = self.registry.write();
         registry.ids.insert(topic.name.clone(), topic.id);

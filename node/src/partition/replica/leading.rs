@@ -303,6 +303,7 @@ impl Partition {
             isr: Some(proposal.isr.clone()),
             leader: None,
             replicas: None,
+            damage: None,
         })
     }
 
