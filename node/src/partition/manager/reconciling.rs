@@ -59,11 +59,12 @@ impl PartitionManager {
             self.follow(image, topic, &partitions);
         }
         self.drop_deleted(image);
+        // Before logs are created: a stray may have the name of a topic that was created since.
+        self.set_strays_aside(image);
         for topic in changed {
             self.reconcile_topic(image, topic);
         }
         self.registry.write().broker_configs = broker_configs;
-        self.set_strays_aside();
         self.reconciled.send_replace(image.offset);
     }
 
