@@ -21,6 +21,8 @@ const DAMAGES: [Damage; 2] = [Damage::Cut, Damage::Overwrite];
 const ALONE: &str = "alone";
 const VICTIM: usize = 2;
 const BATCHES: i64 = 100;
+const UNKNOWN_TOPIC: i16 = 3;
+const NOT_LEADER: i16 = 6;
 const KAFKA_STORAGE_ERROR: i16 = 56;
 
 #[derive(Clone, Copy)]
@@ -58,9 +60,14 @@ fn produce_from(
     let mut connection = Connection::open(cluster.node(leader).kafka())?;
     for at in first..first + BATCHES {
         let value = format!("{topic}-{partition} {at} {}", "x".repeat(200));
-        let answer =
-            connection.produce(topic, partition, &Batch::of(&[value.as_bytes()]).encode())?;
-        ensure!(answer == Some((0, at)), "{topic}-{partition}: {answer:?}");
+        let batch = Batch::of(&[value.as_bytes()]).encode();
+        let answer = wait::until("the leader to know that it leads", DEADLINE, || {
+            let answer = connection.produce(topic, partition, &batch).transpose()?;
+            let not_yet = |error| [UNKNOWN_TOPIC, NOT_LEADER].contains(&error);
+            let waits = answer.as_ref().is_ok_and(|(error, _)| not_yet(*error));
+            (!waits).then_some(answer)
+        })??;
+        ensure!(answer == (0, at), "{topic}-{partition}: {answer:?}");
     }
     Ok(())
 }
@@ -89,6 +96,8 @@ fn kept(data: &Path, partition: &str) -> Result<Vec<PathBuf>> {
 #[test]
 fn a_damaged_replica_is_replicated_anew() -> Result<()> {
     let options = Options::nodes(3)
+        // Whoever leads goes on doing so.
+        .config("auto.leader.rebalance.enable", false)
         .expect_errors("a log cannot be used")
         .expect_errors("the log is damaged and offline")
         .expect_errors("the partition is offline")
@@ -192,6 +201,8 @@ fn a_damaged_replica_is_replicated_anew() -> Result<()> {
 #[test]
 fn a_damaged_replica_does_not_lead() -> Result<()> {
     let options = Options::nodes(3)
+        // Whoever leads goes on doing so.
+        .config("auto.leader.rebalance.enable", false)
         .expect_errors("a log cannot be used")
         .expect_errors("the log is damaged and offline")
         .expect_errors("the partition is offline")

@@ -9,17 +9,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use cluster_tests::history::Value;
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::wire::{Batch, Bytes, Connection, Fields, fetch_body};
-use cluster_tests::workload::{create_topic, delete_topic};
+use cluster_tests::wire::{Bytes, Connection, Fields, fetch_body};
+use cluster_tests::workload::{create_topic, delete_topic, produce_all};
 use cluster_tests::{Cluster, wait};
 use serde_json::json;
 
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
-const GENERATIONS: [&str; 3] = ["first", "second", "third"];
-/// Of each topic, so that an offset of one is an offset of the next, too.
-const RECORDS: i64 = 50;
+/// How often the topic is created.
+const TOPICS: u64 = 3;
+/// Of each topic, so that an offset of one is an offset of the next, too. Their sequence numbers tell whose they are.
+const RECORDS: u64 = 50;
+const RECORD_BYTES: usize = 100;
 const COMMITTED: i64 = 30;
 /// Longer than the test takes with a debug build on a slow machine.
 const SESSION: Duration = Duration::from_secs(300);
@@ -172,40 +175,42 @@ fn read(leader: SocketAddr, from: i64) -> Result<Vec<u8>> {
     Ok(fields.raw(usize::try_from(length)?)?.to_vec())
 }
 
-/// Creates the topic and writes records that tell one topic from another; returns where its leader is.
-fn create(cluster: &mut Cluster, name: &str) -> Result<SocketAddr> {
-    create_topic(&cluster.bootstrap(), TOPIC, 1, &[])?;
-    let leader = cluster.leader(TOPIC, 0, DEADLINE)?;
-    let leader = cluster.node(leader).kafka();
-    let mut connection = Connection::open(leader)?;
-    for at in 0..RECORDS {
-        let value = format!("{name} {at};");
-        let answer = connection.produce(TOPIC, 0, &Batch::of(&[value.as_bytes()]).encode())?;
-        ensure!(answer == Some((0, at)), "{name} {at}: {answer:?}");
-    }
-    Ok(leader)
+/// The records of the `nth` topic.
+fn records(nth: u64) -> std::ops::Range<u64> {
+    nth * RECORDS..(nth + 1) * RECORDS
 }
 
-/// The member reads the topic of this name to its end from where its group is, which is its beginning, and commits part of
-/// it.
-fn consume(member: &Member, leader: SocketAddr, name: &str) -> Result<()> {
+/// Creates the topic for the `nth` time and fills it; returns where its leader is.
+fn create(cluster: &mut Cluster, nth: u64) -> Result<SocketAddr> {
+    create_topic(&cluster.bootstrap(), TOPIC, 1, &[])?;
+    produce_all(&cluster.bootstrap(), TOPIC, records(nth), RECORD_BYTES)?;
+    let leader = cluster.leader(TOPIC, 0, DEADLINE)?;
+    Ok(cluster.node(leader).kafka())
+}
+
+/// The member reads the `nth` topic to its end from where its group is, which is its beginning, and commits part of it.
+fn consume(member: &Member, leader: SocketAddr, nth: u64) -> Result<()> {
     member.is_well()?;
     let start = member.committed()?;
     ensure!(
         start == NOTHING,
-        "offset {start} is committed for the {name} topic, by nobody"
+        "offset {start} is committed for topic {nth}, by nobody"
     );
     let read = read(leader, 0)?;
-    for of in GENERATIONS {
-        let found = (0..RECORDS).filter(|at| {
-            let value = format!("{of} {at};");
-            let mut places = read.windows(value.len());
-            places.any(|place| place == value.as_bytes())
-        });
-        let (found, expected) = (found.count() as i64, RECORDS * i64::from(of == name));
+    for of in 0..TOPICS {
+        let is_there = |sequence: &u64| {
+            let value = Value {
+                producer: 0,
+                sequence: *sequence,
+            };
+            let payload = value.payload(RECORD_BYTES);
+            let mut places = read.windows(payload.len());
+            places.any(|place| place == payload)
+        };
+        let found = records(of).filter(is_there).count() as u64;
         ensure!(
-            found == expected,
-            "{found} records of the {of} topic in the {name} one"
+            found == RECORDS * u64::from(of == nth),
+            "{found} records of topic {of} in topic {nth}"
         );
     }
     member.commit(COMMITTED)?;
@@ -239,17 +244,16 @@ fn forgotten(cluster: &Cluster, member: &Member, through: &[usize]) -> Result<()
 
 #[test]
 fn a_group_begins_a_recreated_topic_from_its_beginning() -> Result<()> {
-    let [first, second, third] = GENERATIONS;
     let mut cluster = Cluster::start(3)?;
-    let leader = create(&mut cluster, first)?;
+    let leader = create(&mut cluster, 0)?;
     let member = Member::join(cluster.nodes().map(|node| node.kafka()).collect())?;
     cluster.wait_in_sync(DEADLINE)?;
-    consume(&member, leader, first)?;
+    consume(&member, leader, 0)?;
 
     delete(&cluster)?;
     forgotten(&cluster, &member, &[0, 1, 2])?;
-    let leader = create(&mut cluster, second)?;
-    consume(&member, leader, second)?;
+    let leader = create(&mut cluster, 1)?;
+    consume(&member, leader, 1)?;
 
     // Its coordinator dies, and does not see the next change.
     let Some(dying) = member.coordinator() else {
@@ -260,8 +264,8 @@ fn a_group_begins_a_recreated_topic_from_its_beginning() -> Result<()> {
     delete(&cluster)?;
     let others: Vec<usize> = (0..3).filter(|node| *node != dying).collect();
     forgotten(&cluster, &member, &others)?;
-    let leader = create(&mut cluster, third)?;
-    consume(&member, leader, third)?;
+    let leader = create(&mut cluster, 2)?;
+    consume(&member, leader, 2)?;
     // The dead one comes back, and may coordinate the group again.
     cluster.node(dying).start()?;
     cluster.wait_in_sync(DEADLINE)?;
