@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::trials::DEADLINE;
-use cluster_tests::view::{Partition, View};
+use cluster_tests::view::Partition;
 use cluster_tests::wire::{Batch, Connection};
 use cluster_tests::workload::create_topic_on;
 use cluster_tests::{Cluster, Options, wait};
@@ -196,12 +196,15 @@ fn a_damaged_replica_is_replicated_anew() -> Result<()> {
     cluster.conclude(&[TOPIC], DEADLINE)
 }
 
-/// The leader of what the others lack stops and is damaged; the only other replica that has everything is down when it
-/// comes back.
+/// The leader of what one follower lacks stops and is damaged; the only other replica that has everything is down when it
+/// comes back. A node without replicas is all of the metadata quorum, so that it is known in time who is down.
 #[test]
 fn a_damaged_replica_does_not_lead() -> Result<()> {
-    let options = Options::nodes(3)
-        // Whoever leads goes on doing so.
+    const DAMAGED: usize = 1;
+    const WHOLE: usize = 2;
+    const BEHIND: usize = 3;
+    let options = Options::nodes(4)
+        .voters(1)
         .config("auto.leader.rebalance.enable", false)
         .expect_errors("a log cannot be used")
         .expect_errors("the log is damaged and offline")
@@ -209,50 +212,50 @@ fn a_damaged_replica_does_not_lead() -> Result<()> {
         .expect_errors("nobody can lead the partition")
         .expect_errors("a damaged log is replaced by what the other replicas have");
     let mut cluster = Cluster::with(options)?;
+    cluster.start_all()?;
+    cluster.wait_in_sync(DEADLINE)?;
     let config = [("retention.ms", "-1"), ("min.insync.replicas", "2")];
-    create_topic_on(&cluster.bootstrap(), TOPIC, &[vec![0, 1, 2]], &config)?;
-    produce(&mut cluster, TOPIC, 0, 0)?;
+    let replicas = vec![DAMAGED, WHOLE, BEHIND];
+    create_topic_on(&cluster.bootstrap(), TOPIC, &[replicas], &config)?;
+    produce(&mut cluster, TOPIC, 0, DAMAGED)?;
     cluster.compare_replicas(TOPIC, DEADLINE)?;
-    // 2 misses the second half. Then 0 stops, eligible; 1 takes over, and dies.
-    cluster.node(2).terminate()?;
-    produce_from(BATCHES, &mut cluster, TOPIC, 0, 0)?;
-    cluster.node(0).terminate()?;
-    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == 1);
-    cluster.node(1).kill()?;
-    let directory = cluster.node(0).partition_directory(TOPIC, 0);
+    cluster.node(BEHIND).terminate()?;
+    produce_from(BATCHES, &mut cluster, TOPIC, 0, DAMAGED)?;
+    cluster.node(DAMAGED).terminate()?;
+    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == WHOLE);
+    cluster.node(WHOLE).kill()?;
+    let nobody_leads = |partition: &Partition| partition.leader.is_none();
+    cluster.wait_partition(TOPIC, 0, "led by nobody", DEADLINE, nobody_leads)?;
+    let directory = cluster.node(DAMAGED).partition_directory(TOPIC, 0);
     Damage::Overwrite.on(&newest_log(&directory)?)?;
 
-    // 0 and 2 are there: an eligible replica that is damaged, and one that is whole and lacks what was acknowledged.
-    let began = [0, 2].map(|node| cluster.node(node).spawn());
-    for (node, began) in [0, 2].into_iter().zip(began) {
-        cluster.node(node).wait_ready(began?)?;
+    // An eligible replica that is damaged, and one that is well and lacks what was acknowledged: neither leads.
+    for node in [DAMAGED, BEHIND] {
+        cluster.node(node).start()?;
     }
-    let both = |view: &View| view.brokers == [0, 2];
-    wait::until("the damaged node to be back", DEADLINE, || {
-        cluster.view().ok().filter(both)
-    })?;
-    cluster.wait_partition(TOPIC, 0, "led by nobody", DEADLINE, |partition| {
-        partition.leader.is_none()
-    })?;
+    cluster.wait_partition(TOPIC, 0, "led by nobody", DEADLINE, nobody_leads)?;
     let status = cluster.administer(0, &["cluster", "status"])?;
     let troubled = &status["troubled"][0];
-    ensure!(troubled["damaged"] == serde_json::json!([0]), "{status:#}");
-    let mut eligible: Vec<i64> = serde_json::from_value(troubled["elr"].clone())?;
+    let mut eligible: Vec<usize> = serde_json::from_value(troubled["elr"].clone())?;
     eligible.sort_unstable();
-    ensure!(eligible == [0, 1], "{status:#}");
-    let errors = cluster.node(0).error_lines().join("\n");
     ensure!(
-        errors.contains("nobody can lead the partition") && errors.contains("start=[1]"),
+        troubled["damaged"] == serde_json::json!([DAMAGED]) && eligible == [DAMAGED, WHOLE],
+        "{status:#}"
+    );
+    let errors = cluster.node(DAMAGED).error_lines().join("\n");
+    ensure!(
+        errors.contains("nobody can lead the partition")
+            && errors.contains(&format!("start=[{WHOLE}]")),
         "the operator is not told what to start: {errors}"
     );
 
-    // 1 comes back and leads with everything that was acknowledged, and 0 has it from there.
-    cluster.node(1).start()?;
-    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == 1);
+    // The whole one comes back and leads with everything that was acknowledged, and the damaged one has it from there.
+    cluster.node(WHOLE).start()?;
+    ensure!(cluster.leader(TOPIC, 0, DEADLINE)? == WHOLE);
     cluster.wait_in_sync(DEADLINE)?;
-    produce_from(2 * BATCHES, &mut cluster, TOPIC, 0, 1)?;
+    produce_from(2 * BATCHES, &mut cluster, TOPIC, 0, WHOLE)?;
     cluster.compare_replicas(TOPIC, DEADLINE)?;
-    let data = cluster.node(0).data_directory();
+    let data = cluster.node(DAMAGED).data_directory();
     ensure!(kept(&data, &format!("{TOPIC}-0"))?.len() == 1);
     cluster.conclude(&[TOPIC], DEADLINE)
 }

@@ -57,23 +57,27 @@ impl DamageReports {
     }
 }
 
-/// What the image has yet to learn about the replicas of a topic on `node`; `damaged` says which of them are.
+/// Whether the quorum has yet to be told that the replica on `node` is `damaged`, or no longer.
 ///
-/// That a replica is well again is told only where another leads: it has begun anew, and must not be mistaken for one
-/// that is whole.
+/// The latter only where another leads: the replica has begun anew, and must not be mistaken for one that is whole.
+fn is_due(partition: &kittiwake_raft::Partition, node: BrokerId, damaged: bool) -> bool {
+    partition.replicas.contains(&node)
+        && partition.damaged.contains(&node) != damaged
+        && (damaged || partition.leader.is_some_and(|leader| leader != node))
+}
+
+/// What the image has yet to learn about the replicas of a topic on `node`; `damaged` says which of them are.
 pub(super) fn differences(
     topic: &Topic,
     node: BrokerId,
     damaged: impl Fn(i32) -> bool,
 ) -> Vec<(i32, bool)> {
-    let differs = |(index, partition): (i32, &Arc<kittiwake_raft::Partition>)| {
-        let is_damaged = damaged(index);
-        let may_tell = is_damaged || partition.leader.is_some_and(|leader| leader != node);
-        let known = partition.damaged.contains(&node);
-        let tell = partition.replicas.contains(&node) && known != is_damaged && may_tell;
-        tell.then_some((index, is_damaged))
-    };
-    (0..).zip(&topic.partitions).filter_map(differs).collect()
+    (0..)
+        .zip(&topic.partitions)
+        .map(|(index, partition)| (index, partition, damaged(index)))
+        .filter(|(_, partition, damaged)| is_due(partition, node, *damaged))
+        .map(|(index, _, damaged)| (index, damaged))
+        .collect()
 }
 
 fn changes(
@@ -83,15 +87,19 @@ fn changes(
     epoch: BrokerEpoch,
 ) -> Vec<PartitionChange> {
     let change = |(&(id, index), &damaged): (&(TopicId, i32), &bool)| {
+        // The image may be newer than the one by which it was due.
+        let partition = image.partition(id, index)?;
         let damage = Damage {
             broker,
             broker_epoch: epoch,
             damaged,
         };
-        Some(PartitionChange {
-            damage: Some(damage),
-            ..unchanged(image.topic(id)?, index, image.partition(id, index)?)
-        })
+        is_due(partition, broker, damaged).then(|| {
+            Some(PartitionChange {
+                damage: Some(damage),
+                ..unchanged(image.topic(id)?, index, partition)
+            })
+        })?
     };
     due.iter()
         .filter_map(change)
