@@ -249,6 +249,16 @@ impl Cluster {
         })
     }
 
+    /// Waits until no running node knows `topic` any more.
+    pub fn wait_topic_gone(&self, topic: &str, deadline: Duration) -> Result<()> {
+        let what = format!("{topic} to be gone");
+        let running = self.running().count();
+        self.wait_views(&what, deadline, |views| {
+            let knows = |view: &View| view.topics.iter().any(|known| known.name == topic);
+            (views.len() == running && !views.iter().any(knows)).then_some(())
+        })
+    }
+
     /// Which node leads the partition: waits until every running node says the same one, and that it runs.
     pub fn leader(&self, topic: &str, partition: i32, deadline: Duration) -> Result<usize> {
         let running: Vec<u32> = self.running().map(Node::id).collect();

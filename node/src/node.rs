@@ -40,7 +40,7 @@ use crate::listeners::{KafkaListeners, Sockets};
 use crate::metrics::Metrics;
 use crate::partition::PartitionManager;
 use crate::partition::housekeeping::{self, Periods};
-use crate::partition::isr;
+use crate::partition::{damage, isr};
 use crate::replication::FetcherPool;
 use crate::replication::sessions::ReplicaSessions;
 use crate::replication::throttle::{Limit, Side};
@@ -232,6 +232,10 @@ impl Node {
             config: Arc::clone(&config),
         });
         tasks.spawn(isr::run(
+            Arc::clone(&broker),
+            broker.followers_shutdown.clone(),
+        ));
+        tasks.spawn(damage::run(
             Arc::clone(&broker),
             broker.followers_shutdown.clone(),
         ));

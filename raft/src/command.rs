@@ -57,8 +57,8 @@ pub enum Command {
     DeleteTopics(Vec<TopicId>),
     /// Adds partitions at the end of topics.
     CreatePartitions(Vec<NewPartitions>),
-    /// Changes ISR, leader or replicas of partitions by compare-and-set on the partition epoch:
-    /// [`Applied::PartitionAltered`] each.
+    /// Changes ISR, leader or replicas of partitions, or reports damage of replicas, by compare-and-set on the partition
+    /// epoch: [`Applied::PartitionAltered`] each.
     AlterPartitions(Vec<PartitionChange>),
     /// Sets and removes dynamic configuration.
     AlterConfigs(Vec<ConfigChange>),
@@ -165,6 +165,8 @@ pub struct PartitionChange {
     pub leader: Option<Election>,
     /// Replaces the replica set (reassignment).
     pub replicas: Option<Reassignment>,
+    /// Says whether a replica's log is damaged.
+    pub damage: Option<Damage>,
 }
 
 /// The leader on whose behalf a partition changes.
@@ -176,6 +178,19 @@ pub struct Requester {
     pub broker_epoch: BrokerEpoch,
     /// Its reign over the partition.
     pub leader_epoch: i32,
+}
+
+/// What a broker has found of its own replica. A damaged one is neither led nor kept in sync by it, like one in an
+/// offline log directory (KIP-858).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Damage {
+    /// Whose replica.
+    pub broker: BrokerId,
+    /// Its registration; another one is refused as stale.
+    pub broker_epoch: BrokerEpoch,
+    /// Whether it cannot be used. `false` takes an earlier report of the same registration back: the damaged log was
+    /// set aside, and an empty one follows the leader.
+    pub damaged: bool,
 }
 
 /// A proposed member of an ISR.
@@ -322,7 +337,7 @@ pub enum CommandError {
         /// The partition's epoch.
         current: PartitionEpoch,
     },
-    /// The broker may not join the ISR or lead: fenced, draining or of another epoch.
+    /// The broker may not join the ISR or lead: fenced, draining, of another epoch, or its log is damaged.
     #[error("broker {0} is not eligible")]
     IneligibleReplica(BrokerId),
     /// The change contradicts itself or the partition's state.

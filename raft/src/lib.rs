@@ -42,8 +42,9 @@ mod transport;
 mod types;
 
 pub use command::{
-    Applied, Command, CommandError, ConfigChange, ConfigResource, Election, IsrMember, LastStop,
-    NewPartitions, NewTopic, Outcome, PartitionChange, Reassignment, RegisterBroker, Requester,
+    Applied, Command, CommandError, ConfigChange, ConfigResource, Damage, Election, IsrMember,
+    LastStop, NewPartitions, NewTopic, Outcome, PartitionChange, Reassignment, RegisterBroker,
+    Requester,
 };
 pub use controller::{Controller, NoLeader};
 pub use forward::ProposeError;

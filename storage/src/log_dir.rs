@@ -354,7 +354,8 @@ impl LogDir {
     }
 
     /// Takes the directory of a log that could not be opened out of the way of a new one: it is renamed and kept.
-    /// Returns the new path. To be called only where other replicas hold what was committed.
+    /// Returns the new path. To be called only where nobody needs it: other replicas hold what was committed, or its topic is
+    /// gone.
     ///
     /// # Errors
     /// rename(2), fsync(2).

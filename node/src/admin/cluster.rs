@@ -85,6 +85,7 @@ pub(super) fn status(image: &ClusterImage, node_id: i32) -> proto::GetClusterSta
             replicas: ids(&partition.replicas),
             isr: ids(&partition.isr),
             elr: ids(&partition.elr),
+            damaged: ids(&partition.damaged),
             min_insync_replicas: count(min_insync_replicas),
         }
     };

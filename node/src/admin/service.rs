@@ -56,6 +56,7 @@ impl AdminService {
             high_watermark: local.as_ref().map(|local| local.high_watermark().0),
             size_bytes: local.as_ref().map(|local| local.log().size_bytes()),
             elr: ids(&partition.elr),
+            damaged: ids(&partition.damaged),
             partition_epoch: partition.partition_epoch.0,
             last_known_leader: partition.last_known_leader.map(|id| id.0),
             adding: ids(&partition.adding),

@@ -7,12 +7,15 @@
 //! come in by a listener of their own, see [`replica`].
 //!
 //! **Near replicas** (KIP-392). A consumer that names its rack and asks a leader in another one is sent to an in-sync
-//! follower in its rack; a follower serves consumers (v11+) to the high watermark that it knows.
+//! follower in its rack; a follower serves consumers (v11+) to the high watermark that it knows. It may lag, and delete
+//! earlier than its leader: where its log has not what is asked for it answers OFFSET_NOT_AVAILABLE, and clients go
+//! back to the leader. (Apache Kafka answers OFFSET_OUT_OF_RANGE, and leaves it to the client to remember that a
+//! follower said so.)
 //!
 //! **Size.** Partitions are served in request order out of one budget of `max_bytes`; the first that has records returns
 //! at least one whole batch even over it. **Epochs.** The client's current leader epoch is checked (KIP-320), and the
-//! epoch of its last record against our history (KIP-595). **Offsets.** OFFSET_OUT_OF_RANGE is judged against log start
-//! and log end; between high watermark and log end the answer is empty. A leader without a lease may have been replaced: it
+//! epoch of its last record against our history (KIP-595). **Offsets.** OFFSET_OUT_OF_RANGE is judged against the leader's
+//! log start and log end; between high watermark and log end the answer is empty. A leader without a lease may have been replaced: it
 //! serves records, and answers NOT_LEADER_OR_FOLLOWER where it has none. **Sessions** are KIP-227's, see [`session`].
 //!
 //! **Disk.** Finding an offset in the active segment needs no disk; in older segments it may, and is then done off the

@@ -272,13 +272,13 @@ impl View<'_> {
         partition.leader.filter(|id| self.endpoint(*id).is_some())
     }
 
-    /// Replicas whose broker is fenced or gone.
+    /// Replicas whose broker is fenced or gone, and damaged ones.
     pub(super) fn offline(&self, partition: &Partition) -> Vec<i32> {
         let live = |id: &BrokerId| self.image.broker(*id).is_some_and(|broker| !broker.fenced);
         partition
             .replicas
             .iter()
-            .filter(|id| !live(id))
+            .filter(|id| !live(id) || partition.damaged.contains(id))
             .map(|id| id.0)
             .collect()
     }

@@ -2,12 +2,11 @@
 //!
 //! Nothing committed is offset −1 with empty metadata and no error, for an unknown group too. v2+ takes
 //! null topics for "all" and has an error for the whole group, v8+ takes several groups (KIP-709), v10
-//! names topics by id (UNKNOWN_TOPIC_ID; "all" leaves out topics that are gone). v7+ may ask for stable
-//! offsets only (KIP-447): there are no transactions, so every offset is stable. While the coordinator
-//! loads the answer is COORDINATOR_LOAD_IN_PROGRESS, never −1. What was committed for a deleted topic is not
-//! answered for another one of its name, where the record says which topic it was.
-
-use std::sync::Arc;
+//! names topics by id (UNKNOWN_TOPIC_ID). v7+ may ask for stable offsets only (KIP-447): there are no
+//! transactions, so every offset is stable. While the coordinator loads the answer is
+//! COORDINATOR_LOAD_IN_PROGRESS, never −1. What was committed for a deleted topic is not answered, also
+//! while its tombstone is not written yet; nor for another topic of its name, where the record says which
+//! topic it was.
 
 use kafka_wire::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
@@ -18,10 +17,9 @@ use kafka_wire::offset_fetch_response::{
 };
 use kafka_wire::{OffsetFetchRequest, OffsetFetchResponse};
 use kafka_wire_core::Uuid;
-use kittiwake_raft::{ClusterImage, Topic, TopicId};
+use kittiwake_raft::{ClusterImage, TopicId};
 
 use super::{ErrorCode, RequestContext};
-use crate::coordinator::offsets_log::CommittedOffset;
 use crate::coordinator::{GroupError, OffsetsOfGroup};
 
 const GROUP_ERROR_FROM: i16 = 2;
@@ -69,7 +67,7 @@ async fn fetch(
                     .iter()
                     .map(|topic| some_offsets(&image, topic, offsets, version))
                     .collect(),
-                None => all_offsets(&image, offsets, version),
+                None => all_offsets(&image, offsets),
             }
         })
         .await;
@@ -95,12 +93,12 @@ fn some_offsets(
     let (name, topic) = if version >= TOPIC_IDS_FROM {
         let topic = TopicId::from_bytes(wanted.topic_id.to_bytes()).and_then(|id| image.topic(id));
         match topic {
-            Some(topic) => (topic.name.as_str(), Some(topic)),
+            Some(topic) => (topic.name.as_str(), Some(&**topic)),
             None => return refused(wanted, GroupError::UnknownTopicId.code()),
         }
     } else {
         let name = wanted.name.as_str();
-        (name, image.topic_by_name(name))
+        (name, image.topic_by_name(name).map(|topic| &**topic))
     };
     let committed = offsets.and_then(|offsets| offsets.get(name));
     let mut answer = OffsetFetchResponseTopics::default();
@@ -110,7 +108,7 @@ fn some_offsets(
         let mut partition = nothing_committed(index);
         if let Some(offset) = committed
             .and_then(|partitions| partitions.get(&index))
-            .filter(|offset| is_of(offset, topic))
+            .filter(|offset| offset.is_of(topic))
         {
             partition.committed_offset = offset.offset;
             partition.committed_leader_epoch = offset.leader_epoch;
@@ -124,20 +122,17 @@ fn some_offsets(
 fn all_offsets(
     image: &ClusterImage,
     offsets: Option<&OffsetsOfGroup>,
-    version: i16,
 ) -> Vec<OffsetFetchResponseTopics> {
     let mut answers = Vec::new();
     for (name, partitions) in offsets.into_iter().flatten() {
         let mut answer = OffsetFetchResponseTopics::default();
         answer.name = (&**name).into();
-        let topic = image.topic_by_name(name);
-        match topic {
-            Some(topic) => answer.topic_id = Uuid::from_bytes(topic.id.to_bytes()),
-            None if version >= TOPIC_IDS_FROM => continue,
-            None => {}
-        }
+        let Some(topic) = image.topic_by_name(name) else {
+            continue;
+        };
+        answer.topic_id = Uuid::from_bytes(topic.id.to_bytes());
         for (&index, offset) in partitions {
-            if !is_of(offset, topic) {
+            if !offset.is_of(Some(topic)) {
                 continue;
             }
             let mut partition = nothing_committed(index);
@@ -151,14 +146,6 @@ fn all_offsets(
         }
     }
     answers
-}
-
-/// Whether an offset was committed for this topic, as far as the record says; for none, nobody reads it.
-fn is_of(offset: &CommittedOffset, topic: Option<&Arc<Topic>>) -> bool {
-    match (offset.topic_id, topic) {
-        (Some(id), Some(topic)) => id == topic.id,
-        _ => true,
-    }
 }
 
 fn refused(wanted: &OffsetFetchRequestTopics, error: ErrorCode) -> OffsetFetchResponseTopics {
@@ -211,6 +198,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::coordinator::offsets_log::CommittedOffset;
     use crate::coordinator::tests::{Topics, topic_id};
 
     fn committed(topic: Option<TopicId>) -> OffsetsOfGroup {
@@ -241,9 +229,27 @@ mod tests {
             for version in [TOPIC_IDS_FROM - 1, TOPIC_IDS_FROM] {
                 let some = some_offsets(&image, &wanted, Some(&offsets), version);
                 assert_eq!(some.partitions[0].committed_offset, expected);
-                let all = all_offsets(&image, Some(&offsets), version);
-                assert_eq!(all.is_empty(), expected == NO_OFFSET);
             }
+            let all = all_offsets(&image, Some(&offsets));
+            assert_eq!(all.is_empty(), expected == NO_OFFSET);
+        }
+    }
+
+    #[test]
+    fn nothing_is_answered_for_a_topic_that_is_gone() {
+        let gone = Topics::new()
+            .create("t", topic_id(1))
+            .delete(topic_id(1))
+            .image();
+        let mut wanted = OffsetFetchRequestTopics::default();
+        wanted.name = "t".into();
+        wanted.partition_indexes = vec![0];
+        for topic in [Some(topic_id(1)), None] {
+            let offsets = committed(topic);
+            let some = some_offsets(&gone, &wanted, Some(&offsets), TOPIC_IDS_FROM - 1);
+            assert_eq!(some.partitions[0].committed_offset, NO_OFFSET);
+            assert_eq!(some.partitions[0].error_code, 0);
+            assert!(all_offsets(&gone, Some(&offsets)).is_empty());
         }
     }
 }

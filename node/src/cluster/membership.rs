@@ -88,8 +88,8 @@ impl Joining {
     }
 }
 
-/// Is unfenced once the partitions here are as the image says, and there is a lease to lead them by; leads when it
-/// returns. Never with a data directory that is offline.
+/// Is unfenced once the partitions here are as the image says, the quorum knows which of them are damaged, and there is a
+/// lease to lead them by; leads when it returns. Never with a data directory that is offline.
 async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<(), RegistrationError> {
     if broker.partitions.log_dir().is_offline() {
         std::future::pending::<()>().await;
@@ -98,6 +98,7 @@ async fn unfence(broker: &Broker, epoch: BrokerEpoch) -> Result<(), Registration
     let mut follow = broker.image().offset;
     loop {
         partitions.wait_reconciled(follow).await;
+        partitions.damage_reports().wait_none().await;
         broker.lease.wait_valid().await;
         let reconciled = *partitions.reconciled().borrow();
         match registration::unfence(&broker.quorum, broker.node_id, epoch, reconciled).await {

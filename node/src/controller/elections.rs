@@ -9,7 +9,8 @@
 //! - leaderships that belong elsewhere: the *preferred* leader of a partition is its first replica, and creation spreads
 //!   those evenly. [`Homecoming`] says when they are given back.
 //!
-//! Only an in-sync replica on a broker that is neither fenced nor draining is ever elected, unclean elections apart.
+//! A damaged replica is never elected. Others than in-sync replicas on brokers that are neither fenced nor draining are
+//! elected uncleanly only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use crate::api::ErrorCode;
 pub enum ElectionType {
     /// The first replica, if it is in sync.
     Preferred,
-    /// Any live replica, where nobody leads: acknowledged records may be lost.
+    /// Any live replica that is not damaged, where nobody leads: acknowledged records may be lost.
     Unclean,
 }
 
@@ -67,7 +68,7 @@ pub fn on_request(
             .ok_or_else(|| {
                 Refusal::new(
                     ErrorCode::EligibleLeadersNotAvailable,
-                    "Every replica is on a fenced broker.",
+                    "Every replica is damaged or on a fenced broker.",
                 )
             }),
     }
@@ -115,9 +116,9 @@ fn may_lead(image: &ClusterImage, partition: &Partition, broker: BrokerId) -> bo
     partition.isr.contains(&broker) && is_willing(image, broker)
 }
 
-/// The live replica that probably lacks least: the last leader, else one that is not just being added.
+/// The live replica, not damaged, that probably lacks least: the last leader, else one that is not just being added.
 fn unclean_candidate(image: &ClusterImage, partition: &Partition) -> Option<BrokerId> {
-    let live = |broker: &BrokerId| is_live(image, *broker);
+    let live = |broker: &BrokerId| is_live(image, *broker) && !partition.damaged.contains(broker);
     // It may have been reassigned away since.
     let last = partition
         .last_known_leader

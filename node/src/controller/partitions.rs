@@ -67,6 +67,7 @@ pub(crate) fn unchanged(topic: &Topic, index: i32, partition: &Partition) -> Par
         isr: None,
         leader: None,
         replicas: None,
+        damage: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kittiwake_raft::ClusterImage;
 
 use super::group::{Group, GroupState};
 use super::shard::Entry;
@@ -44,7 +45,7 @@ pub struct GroupDescription {
     pub leader: Option<Arc<str>>,
     /// Members, by member id.
     pub members: Vec<MemberDescription>,
-    /// Committed offsets, by topic and partition.
+    /// Committed offsets, by topic and partition; of deleted topics none.
     pub offsets: Vec<OffsetDescription>,
 }
 
@@ -81,7 +82,7 @@ pub struct OffsetDescription {
 }
 
 impl GroupDescription {
-    pub(crate) fn of(entry: &Entry) -> Self {
+    pub(crate) fn of(entry: &Entry, image: &ClusterImage) -> Self {
         let group = &entry.group;
         let protocol = group
             .protocol()
@@ -110,8 +111,10 @@ impl GroupDescription {
                 .offsets
                 .iter()
                 .flat_map(|(topic, partitions)| {
+                    let current = image.topic_by_name(topic).map(|topic| &**topic);
                     partitions
                         .iter()
+                        .filter(move |(_, offset)| offset.is_of(current))
                         .map(|(partition, offset)| OffsetDescription {
                             topic: topic.clone(),
                             partition: *partition,

@@ -143,7 +143,9 @@ impl GroupCoordinator {
     /// This node does not coordinate it, or not yet.
     pub async fn describe(&self, group_id: &str) -> Result<Option<GroupDescription>, GroupError> {
         self.read(group_id, |work| {
-            work.shard.get(group_id).map(GroupDescription::of)
+            let image = self.images.borrow().clone();
+            let entry = work.shard.get(group_id);
+            entry.map(|entry| GroupDescription::of(entry, &image))
         })
         .await
     }

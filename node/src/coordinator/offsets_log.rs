@@ -26,7 +26,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kittiwake_raft::TopicId;
+use kittiwake_raft::{Topic, TopicId};
 
 const OFFSET_COMMIT_KEY: i16 = 1;
 const GROUP_METADATA_KEY: i16 = 2;
@@ -79,6 +79,14 @@ pub struct CommittedOffset {
     /// The topic it was committed for, which another one of the same name may have replaced; none where
     /// the record does not say: below version 4, which is to say in old ones and in those that expire.
     pub topic_id: Option<TopicId>,
+}
+
+impl CommittedOffset {
+    /// Whether it was committed for `topic`, the one that has its topic's name now, as far as the record says. What was
+    /// committed for another one, which is deleted, may still be here until its tombstone is written.
+    pub fn is_of(&self, topic: Option<&Topic>) -> bool {
+        topic.is_some_and(|topic| self.topic_id.is_none_or(|id| id == topic.id))
+    }
 }
 
 /// A classic group as it is stored.

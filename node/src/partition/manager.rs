@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::damage::DamageReports;
 use super::isr::IsrUpdates;
 use super::replica::{Following, Partition};
 use crate::api::ErrorCode;
@@ -51,6 +52,7 @@ pub struct PartitionManager {
     reconciled: watch::Sender<u64>,
     lease: Arc<ControllerLease>,
     isr_updates: Arc<IsrUpdates>,
+    damage_reports: DamageReports,
     fetchers: Arc<dyn Fetchers>,
 }
 
@@ -79,8 +81,8 @@ struct LocalTopic {
 #[derive(Clone, Debug)]
 enum LocalPartition {
     Open(Arc<Partition>),
-    /// Its log is damaged. It is offline until the others have what was committed, and then begins anew from them, or
-    /// until the operator has seen to it.
+    /// Its log is damaged, which the quorum is told. It is offline until another replica that has what was committed
+    /// leads, and then begins anew from it, or until the operator has seen to it.
     Damaged(Option<FailedLog>),
     /// Its log could not be created, for want of space or descriptors; it is tried again.
     NotCreated,
@@ -164,6 +166,7 @@ impl PartitionManager {
             reconciled: watch::Sender::new(0),
             lease,
             isr_updates: Arc::default(),
+            damage_reports: DamageReports::default(),
             fetchers,
         }
     }
@@ -235,6 +238,11 @@ impl PartitionManager {
     /// Where leaders queue their ISR changes.
     pub fn isr_updates(&self) -> &Arc<IsrUpdates> {
         &self.isr_updates
+    }
+
+    /// What the quorum has yet to be told of damaged replicas.
+    pub fn damage_reports(&self) -> &DamageReports {
+        &self.damage_reports
     }
 
     /// The partitions that this node leads and whose high watermark waits for others or for the disk.

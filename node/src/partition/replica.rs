@@ -263,14 +263,19 @@ impl Partition {
     /// that is told OFFSET_OUT_OF_RANGE gives its position up, one that is sent to the leader keeps it. What is below the
     /// high watermark is in either log.
     ///
+    /// A follower denies nothing: what its log lacks, or has deleted, its leader's may have (KIP-392).
+    ///
     /// To be asked *after* the look at the log: a lease that was lost before it comes back only with the next epoch.
     ///
     /// # Errors
-    /// NOT_LEADER_OR_FOLLOWER.
+    /// NOT_LEADER_OR_FOLLOWER, or OFFSET_NOT_AVAILABLE of a follower, whose reader is to ask the leader.
     pub fn check_denial(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
         let may_be_replaced = self.is_leader() && !self.lease.is_valid();
         if may_be_replaced || self.reader_epoch()? != epoch {
             return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        if !self.is_leader() {
+            return Err(ErrorCode::OffsetNotAvailable);
         }
         Ok(())
     }

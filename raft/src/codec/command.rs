@@ -9,14 +9,16 @@ use crate::codec::{
     topic_id,
 };
 use crate::command::{
-    Command, ConfigChange, ConfigResource, Election, IsrMember, LastStop, NewPartitions, NewTopic,
-    PartitionChange, Reassignment, RegisterBroker, Requester,
+    Command, ConfigChange, ConfigResource, Damage, Election, IsrMember, LastStop, NewPartitions,
+    NewTopic, PartitionChange, Reassignment, RegisterBroker, Requester,
 };
 use crate::ids::{BrokerEpoch, BrokerId, PartitionEpoch};
 
 /// The version in which a command is written, and the highest that is read.
 fn version_of(command_type: Type) -> u32 {
     match command_type {
+        // 1 has no `damage`.
+        Type::AlterPartitions => 2,
         // 1 has no `expected`.
         Type::AlterConfigs => 2,
         // 1 has no `reconciled`.
@@ -180,10 +182,16 @@ pub(crate) fn decode_command(record: &pb::Command) -> Result<Command, CodecError
             pb::CreatePartitions::decode(body)?.topics,
             decode_new_partitions,
         )?),
-        Type::AlterPartitions => Command::AlterPartitions(each(
-            pb::AlterPartitions::decode(body)?.changes,
-            decode_partition_change,
-        )?),
+        Type::AlterPartitions => {
+            let changes = each(
+                pb::AlterPartitions::decode(body)?.changes,
+                decode_partition_change,
+            )?;
+            if record.version == 1 && changes.iter().any(|change| change.damage.is_some()) {
+                return Err(CodecError::Field("damage"));
+            }
+            Command::AlterPartitions(changes)
+        }
         Type::AlterConfigs => {
             let changes = each(
                 pb::AlterConfigs::decode(body)?.changes,
@@ -326,6 +334,11 @@ fn encode_partition_change(change: &PartitionChange) -> pb::alter_partitions::Ch
             adding: numbers(&to.adding),
             removing: numbers(&to.removing),
         }),
+        damage: change.damage.map(|damage| record::Damage {
+            broker: damage.broker.0,
+            broker_epoch: damage.broker_epoch.0,
+            damaged: damage.damaged,
+        }),
     }
 }
 
@@ -359,6 +372,11 @@ fn decode_partition_change(
             replicas: brokers(&to.replicas),
             adding: brokers(&to.adding),
             removing: brokers(&to.removing),
+        }),
+        damage: record.damage.map(|damage| Damage {
+            broker: BrokerId(damage.broker),
+            broker_epoch: BrokerEpoch(damage.broker_epoch),
+            damaged: damage.damaged,
         }),
     })
 }
@@ -450,6 +468,27 @@ mod tests {
         assert_eq!(decode(2, Some(7)).unwrap(), command(7));
         for (version, reconciled) in [(1, Some(7)), (2, None), (0, None), (3, Some(7))] {
             assert!(decode(version, reconciled).is_err(), "{version}");
+        }
+    }
+
+    #[test]
+    fn alter_partitions_is_read_as_its_first_version_wrote_it() {
+        use pb::alter_partitions::{Change, Damage};
+        let body = |damage| pb::AlterPartitions {
+            changes: vec![Change {
+                topic: vec![1; 16].into(),
+                damage,
+                ..Change::default()
+            }],
+        };
+        let decode = |version, damage| {
+            decode_command(&record_of(Type::AlterPartitions, version, &body(damage)))
+        };
+        let damage = Some(Damage::default());
+        assert_eq!(decode(1, None).unwrap(), decode(2, None).unwrap());
+        assert!(decode(2, damage).is_ok());
+        for (version, damage) in [(1, damage), (0, None), (3, None)] {
+            assert!(decode(version, damage).is_err(), "{version}");
         }
     }
 

@@ -132,6 +132,7 @@ pub(super) fn encode_partition(partition: &Partition) -> record::Partition {
         partition_epoch: partition.partition_epoch.0,
         adding: numbers(&partition.adding),
         removing: numbers(&partition.removing),
+        damaged: numbers(&partition.damaged),
     }
 }
 
@@ -146,5 +147,6 @@ pub(super) fn decode_partition(partition: &record::Partition) -> Partition {
         partition_epoch: PartitionEpoch(partition.partition_epoch),
         adding: brokers(&partition.adding),
         removing: brokers(&partition.removing),
+        damaged: brokers(&partition.damaged),
     }
 }

@@ -150,6 +150,7 @@ mod tests {
             partition_epoch: PartitionEpoch(9),
             adding: vec![BrokerId(3)],
             removing: vec![BrokerId(1)],
+            damaged: vec![BrokerId(3)],
         };
         let text = || "why".to_owned();
         let outcome = Outcome {

@@ -89,6 +89,7 @@ impl ClusterImage {
             let kept = what_is_kept(&previous, request);
             self.alter_partitions_of(request.broker, |partition, context| {
                 partition.lose_broker(request.broker, kept, context);
+                partition.forget_damage(request.broker);
             });
         }
         Ok(Applied::Registered(epoch))

@@ -5,6 +5,9 @@
 //! - ELR is empty while the ISR has `min(min.insync.replicas, replicas)` members. Below that, who
 //!   leaves the ISR with its log intact joins the ELR: the high watermark cannot pass what it has.
 //! - The leader is in the ISR. Where the ISR is empty there is no leader.
+//! - A damaged replica is not in the ISR and is never elected, not even uncleanly. It stays in the ELR while nobody leads:
+//!   it may be the only one that holds some record, and is eligible again if its log is whole at the broker's next
+//!   start. Once another leads, whoever that is has every committed record, and the damaged log may be replaced.
 //! - Leaders come from the ISR, else from the ELR, else, if both are empty, from
 //!   `last_known_leader`: it is the only replica that may hold what nobody else does.
 //! - `leader_epoch` grows with every change of leader, `partition_epoch` with every change.
@@ -12,7 +15,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::command::{CommandError, Election, IsrMember, PartitionChange, Reassignment, Requester};
+use crate::command::{
+    CommandError, Damage, Election, IsrMember, PartitionChange, Reassignment, Requester,
+};
 use crate::ids::{BrokerId, PartitionEpoch};
 use crate::image::broker::{Broker, Kept};
 
@@ -37,6 +42,8 @@ pub struct Partition {
     pub adding: Vec<BrokerId>,
     /// Replicas that leave when the reassignment completes.
     pub removing: Vec<BrokerId>,
+    /// Replicas whose logs cannot be used, as their brokers have reported in their latest registration.
+    pub damaged: Vec<BrokerId>,
 }
 
 /// What a partition's rules need to know of the rest of the image.
@@ -99,6 +106,13 @@ impl Partition {
         if kept == Kept::Nothing && self.last_known_leader == Some(broker) {
             self.last_known_leader = None;
         }
+        self.count_change(&before);
+    }
+
+    /// The broker starts again, and will say anew what it finds.
+    pub(super) fn forget_damage(&mut self, broker: BrokerId) {
+        let before = self.clone();
+        self.damaged.retain(|member| *member != broker);
         self.count_change(&before);
     }
 
@@ -182,6 +196,9 @@ impl Partition {
         if let Some(isr) = &change.isr {
             after.replace_isr(isr, context)?;
         }
+        if let Some(damage) = &change.damage {
+            after.report_damage(damage, context)?;
+        }
         after.derive_elr(self, context);
         if let Some(election) = change.leader {
             after.elect(election, context)?;
@@ -232,6 +249,7 @@ impl Partition {
         self.removing.clone_from(&to.removing);
         self.isr.retain(|broker| to.replicas.contains(broker));
         self.elr.retain(|broker| to.replicas.contains(broker));
+        self.damaged.retain(|broker| to.replicas.contains(broker));
         if self.isr.is_empty() && self.elr.is_empty() {
             return Err(CommandError::InvalidReplicas(
                 "no replica that holds the committed records would remain".into(),
@@ -267,7 +285,7 @@ impl Partition {
             };
             // A draining member may stay; it only may not join.
             let may_be_in = self.isr.contains(&broker) || context.is_willing(broker);
-            if !epoch_matches || !may_be_in {
+            if !epoch_matches || !may_be_in || self.damaged.contains(&broker) {
                 return Err(CommandError::IneligibleReplica(broker));
             }
         }
@@ -275,9 +293,46 @@ impl Partition {
         Ok(())
     }
 
+    fn report_damage(&mut self, damage: &Damage, context: Context<'_>) -> Result<(), CommandError> {
+        let Damage {
+            broker,
+            broker_epoch,
+            damaged,
+        } = *damage;
+        let registered = context
+            .brokers
+            .get(&broker)
+            .ok_or(CommandError::UnknownBroker(broker))?;
+        if registered.epoch != broker_epoch {
+            return Err(CommandError::StaleBrokerEpoch {
+                current: registered.epoch,
+            });
+        }
+        if !self.replicas.contains(&broker) {
+            return Err(CommandError::InvalidChange(format!(
+                "broker {broker} is not a replica"
+            )));
+        }
+        if self.damaged.contains(&broker) == damaged {
+            return Ok(());
+        }
+        if damaged {
+            self.damaged.push(broker);
+            self.isr.retain(|member| *member != broker);
+        } else if self.leader.is_some() {
+            self.damaged.retain(|member| *member != broker);
+        } else {
+            return Err(CommandError::InvalidChange(
+                "a log begins anew only where another leads".into(),
+            ));
+        }
+        Ok(())
+    }
+
     fn elect(&mut self, election: Election, context: Context<'_>) -> Result<(), CommandError> {
         let (Election::Clean(broker) | Election::Unclean(broker)) = election;
-        if !self.replicas.contains(&broker) || !context.is_live(broker) {
+        let is_usable = context.is_live(broker) && !self.damaged.contains(&broker);
+        if !self.replicas.contains(&broker) || !is_usable {
             return Err(CommandError::IneligibleReplica(broker));
         }
         match election {
@@ -330,6 +385,13 @@ impl Partition {
     }
 
     fn derive_leader(&mut self, context: Context<'_>) {
+        self.choose_leader(context);
+        if self.leader.is_some() {
+            self.elr.retain(|broker| !self.damaged.contains(broker));
+        }
+    }
+
+    fn choose_leader(&mut self, context: Context<'_>) {
         if self.leader.is_some_and(|leader| self.isr.contains(&leader)) {
             return;
         }
@@ -351,13 +413,11 @@ impl Partition {
         }
     }
 
-    /// The first live replica among `from`, one that is not draining if there is one.
+    /// The first live replica among `from` that is not damaged, one that is not draining if there is one.
     fn candidate(&self, from: &[BrokerId], context: Context<'_>) -> Option<BrokerId> {
-        let mut live = self
-            .replicas
-            .iter()
-            .copied()
-            .filter(|broker| from.contains(broker) && context.is_live(*broker));
+        let mut live = self.replicas.iter().copied().filter(|broker| {
+            from.contains(broker) && context.is_live(*broker) && !self.damaged.contains(broker)
+        });
         let first = live.clone().next();
         live.find(|broker| context.is_willing(*broker)).or(first)
     }

@@ -142,9 +142,10 @@ fn check_state(image: &ClusterImage, partition: &Partition, min_insync: usize) {
         elr,
         adding,
         removing,
+        damaged,
         ..
     } = partition;
-    for set in [replicas, isr, elr, adding, removing] {
+    for set in [replicas, isr, elr, adding, removing, damaged] {
         assert_eq!(distinct(set), set.len(), "{partition:?}");
         assert!(
             set.iter().all(|broker| replicas.contains(broker)),
@@ -160,6 +161,13 @@ fn check_state(image: &ClusterImage, partition: &Partition, min_insync: usize) {
         isr.iter().all(|broker| !elr.contains(broker)),
         "{partition:?}"
     );
+    let led = partition.leader.is_some();
+    for broker in damaged {
+        assert!(
+            !(isr.contains(broker) || led && elr.contains(broker)),
+            "{partition:?}"
+        );
+    }
     if isr.len() >= min_insync.min(replicas.len()) {
         assert!(elr.is_empty(), "{partition:?}");
     }
@@ -170,7 +178,9 @@ fn check_state(image: &ClusterImage, partition: &Partition, min_insync: usize) {
         }
         None => {
             assert!(isr.is_empty(), "{partition:?}");
-            let eligible = |broker: &&BrokerId| !image.broker(**broker).unwrap().fenced;
+            let eligible = |broker: &&BrokerId| {
+                !image.broker(**broker).unwrap().fenced && !damaged.contains(broker)
+            };
             assert_eq!(
                 elr.iter().find(eligible),
                 None,
@@ -226,6 +236,12 @@ fn follow(
         holders.clear();
         holders.insert(leader);
     }
+    // A damaged log that another one has replaced begins empty.
+    holders.retain(|broker| {
+        !before.damaged.contains(broker) || after.damaged.contains(broker) || {
+            matches!(command, Command::RegisterBroker(request) if request.broker == *broker)
+        }
+    });
     if matches!(command, Command::AlterPartitions(_)) {
         // Whoever is asked into the ISR has everything. No other command may let anybody in.
         holders.extend(&after.isr);
@@ -270,10 +286,10 @@ fn random_command(random: &mut StdRng, image: &ClusterImage) -> Command {
         },
         44..46 => Command::UnregisterBroker { broker },
         46..54 => Command::CreateTopics(several(random, random_topic)),
-        54..57 => Command::DeleteTopics(vec![pick_topic(random, image)]),
-        57..61 => Command::CreatePartitions(vec![NewPartitions {
+        54..55 => Command::DeleteTopics(vec![pick_topic(random, image)]),
+        55..61 => Command::CreatePartitions(vec![NewPartitions {
             topic: pick_topic(random, image),
-            existing: random.random_range(0..4),
+            existing: random.random_range(1..4),
             partitions: several(random, random_replicas),
         }]),
         61..90 => Command::AlterPartitions(several(random, |random| random_change(random, image))),
@@ -409,7 +425,18 @@ fn random_change(random: &mut StdRng, image: &ClusterImage) -> PartitionChange {
             _ => None,
         },
         replicas: random.random_ratio(1, 6).then_some(reassignment),
+        damage: random_damage(random, image),
     }
+}
+
+fn random_damage(random: &mut StdRng, image: &ClusterImage) -> Option<Damage> {
+    let broker = random_broker(random);
+    let registered = image.broker(broker)?;
+    random.random_ratio(1, 4).then(|| Damage {
+        broker,
+        broker_epoch: BrokerEpoch(registered.epoch.0 - i64::from(random.random_ratio(1, 10))),
+        damaged: random.random_ratio(2, 3),
+    })
 }
 
 fn random_config(random: &mut StdRng) -> ConfigChange {
@@ -570,6 +597,151 @@ fn fencing_a_broker_moves_its_leaderships_in_one_entry() {
     );
     assert_eq!(after.leader_epoch, before.leader_epoch + 1);
     assert_eq!(after.partition_epoch.0, before.partition_epoch.0 + 1);
+}
+
+/// What broker 1 or 2 says of its replica of the only partition there is.
+fn report(image: &ClusterImage, topic: TopicId, broker: i32, damaged: bool) -> Command {
+    let broker = BrokerId(broker);
+    Command::AlterPartitions(vec![PartitionChange {
+        topic,
+        partition: 0,
+        partition_epoch: image.partition(topic, 0).unwrap().partition_epoch,
+        requester: None,
+        isr: None,
+        leader: None,
+        replicas: None,
+        damage: Some(Damage {
+            broker,
+            broker_epoch: image.broker(broker).unwrap().epoch,
+            damaged,
+        }),
+    }])
+}
+
+/// (leader, ISR, ELR, damaged) of it.
+fn standing(image: &ClusterImage, topic: TopicId) -> (Option<i32>, [Vec<i32>; 3]) {
+    let partition = image.partition(topic, 0).unwrap();
+    let numbers = |of: &[BrokerId]| of.iter().map(|broker| broker.0).collect();
+    let Partition {
+        isr, elr, damaged, ..
+    } = &**partition;
+    (
+        partition.leader.map(|leader| leader.0),
+        [numbers(isr), numbers(elr), numbers(damaged)],
+    )
+}
+
+#[test]
+fn a_damaged_replica_gives_way_to_one_that_holds_what_was_committed() {
+    let (mut image, topic, mut offset) = two_replicas();
+    let mut apply = |image: &mut ClusterImage, command: Command| {
+        offset += 1;
+        image.apply(offset, &command).remove(0)
+    };
+    let restart =
+        |image: &mut ClusterImage, apply: &mut dyn FnMut(&mut ClusterImage, Command) -> _, id| {
+            let _: Result<Applied, CommandError> =
+                apply(image, Command::RegisterBroker(registration(id, 1)));
+        };
+    let unfence = |image: &ClusterImage, id| Command::UnfenceBroker {
+        broker: BrokerId(id),
+        epoch: image.broker(BrokerId(id)).unwrap().epoch,
+        reconciled: u64::MAX,
+    };
+    // 2 stops first, then 1: both are eligible. 1 comes back, with damage: nobody leads, and it is not forgotten that 1
+    // had everything.
+    restart(&mut image, &mut apply, 2);
+    restart(&mut image, &mut apply, 1);
+    assert_eq!(
+        standing(&image, topic),
+        (None, [vec![], vec![2, 1], vec![]])
+    );
+    let damage = report(&image, topic, 1, true);
+    assert!(apply(&mut image, damage.clone()).is_ok());
+    let back = unfence(&image, 1);
+    assert!(apply(&mut image, back).is_ok());
+    let waits = (None, [vec![], vec![2, 1], vec![1]]);
+    assert_eq!(standing(&image, topic), waits);
+    for election in [Election::Clean(BrokerId(1)), Election::Unclean(BrokerId(1))] {
+        let Command::AlterPartitions(mut changes) = report(&image, topic, 1, true) else {
+            unreachable!("a report is a change of a partition")
+        };
+        (changes[0].damage, changes[0].leader) = (None, Some(election));
+        let refused = apply(&mut image, Command::AlterPartitions(changes));
+        assert_eq!(refused, Err(CommandError::IneligibleReplica(BrokerId(1))));
+    }
+    // While nobody leads it cannot begin anew.
+    let anew = report(&image, topic, 1, false);
+    assert!(apply(&mut image, anew).is_err());
+    assert_eq!(standing(&image, topic), waits);
+
+    // 2 comes back and leads; the damaged log is needed no more.
+    let back = unfence(&image, 2);
+    assert!(apply(&mut image, back).is_ok());
+    assert_eq!(
+        standing(&image, topic),
+        (Some(2), [vec![2], vec![], vec![1]])
+    );
+    let stale = apply(&mut image, damage);
+    assert!(matches!(
+        stale,
+        Err(CommandError::StalePartitionEpoch { .. })
+    ));
+    let joins = |image: &ClusterImage| {
+        let Command::AlterPartitions(mut changes) = report(image, topic, 1, true) else {
+            unreachable!("a report is a change of a partition")
+        };
+        let member = |id| IsrMember {
+            broker: BrokerId(id),
+            broker_epoch: None,
+        };
+        (changes[0].damage, changes[0].isr) = (None, Some(vec![member(2), member(1)]));
+        Command::AlterPartitions(changes)
+    };
+    let early = joins(&image);
+    assert!(apply(&mut image, early).is_err(), "it is still damaged");
+    let anew = report(&image, topic, 1, false);
+    assert!(apply(&mut image, anew).is_ok());
+    let joined = joins(&image);
+    assert!(apply(&mut image, joined).is_ok());
+    assert_eq!(
+        standing(&image, topic),
+        (Some(2), [vec![2, 1], vec![], vec![]])
+    );
+    // A leader that finds damage gives way at once.
+    let damage = report(&image, topic, 2, true);
+    assert!(apply(&mut image, damage).is_ok());
+    assert_eq!(
+        standing(&image, topic),
+        (Some(1), [vec![1], vec![], vec![2]])
+    );
+}
+
+#[test]
+fn the_last_eligible_replica_is_kept_while_it_is_damaged_and_leads_if_its_log_is_mended() {
+    let (mut image, topic, mut offset) = two_replicas();
+    let mut apply = |image: &mut ClusterImage, command: &Command| {
+        offset += 1;
+        assert!(image.apply(offset, command).iter().all(Result::is_ok));
+    };
+    let mut lossy = registration(2, 2);
+    lossy.last_stop = LastStop::Lossy;
+    apply(&mut image, &Command::RegisterBroker(lossy));
+    let damage = report(&image, topic, 1, true);
+    apply(&mut image, &damage);
+    assert_eq!(standing(&image, topic), (None, [vec![], vec![1], vec![1]]));
+
+    apply(&mut image, &Command::RegisterBroker(registration(1, 1)));
+    let unfence = Command::UnfenceBroker {
+        broker: BrokerId(1),
+        epoch: image.broker(BrokerId(1)).unwrap().epoch,
+        reconciled: u64::MAX,
+    };
+    apply(&mut image, &unfence);
+    assert_eq!(
+        standing(&image, topic),
+        (Some(1), [vec![1], vec![], vec![]])
+    );
 }
 
 #[test]

@@ -61,6 +61,7 @@ struct Troubled {
     replicas: Vec<i32>,
     isr: Vec<i32>,
     elr: Vec<i32>,
+    damaged: Vec<i32>,
 }
 
 impl From<admin::Node> for Node {
@@ -131,6 +132,7 @@ impl From<admin::TroubledPartition> for Troubled {
             replicas: partition.replicas,
             isr: partition.isr,
             elr: partition.elr,
+            damaged: partition.damaged,
         }
     }
 }
@@ -241,7 +243,15 @@ fn quorum_table(quorum: &Quorum) -> String {
 }
 
 fn trouble_table(troubled: &[Troubled]) -> String {
-    let mut table = Table::new(["PARTITION", "TROUBLE", "LEADER", "REPLICAS", "ISR", "ELR"]);
+    let mut table = Table::new([
+        "PARTITION",
+        "TROUBLE",
+        "LEADER",
+        "REPLICAS",
+        "ISR",
+        "ELR",
+        "DAMAGED",
+    ]);
     for one in troubled {
         table.row([
             format!("{}-{}", one.topic, one.partition),
@@ -250,6 +260,7 @@ fn trouble_table(troubled: &[Troubled]) -> String {
             ids(&one.replicas),
             ids(&one.isr),
             ids(&one.elr),
+            ids(&one.damaged),
         ]);
     }
     table.render()

@@ -1,6 +1,6 @@
 //! Where the log of a partition comes from: a directory found at start, or a new one.
 
-use kittiwake_raft::Topic;
+use kittiwake_raft::{ClusterImage, Topic, TopicId};
 use kittiwake_storage::{CreateError, FailedLog, Log, Offset};
 use std::sync::Arc;
 use tracing::{error, warn};
@@ -134,16 +134,29 @@ impl PartitionManager {
         }
     }
 
-    /// Renames the directories that the image does not know. Only what was found at start can be one.
-    pub(super) fn set_strays_aside(&self) {
-        let strays = std::mem::take(&mut *self.unclaimed.lock());
+    /// Renames the directories that no topic of the image claims. Only what was found at start can be one.
+    pub(super) fn set_strays_aside(&self, image: &ClusterImage) {
+        let is_claimed = |(id, index): &(TopicId, i32)| {
+            let partition = image.partition(*id, *index);
+            partition.is_some_and(|partition| partition.replicas.contains(&self.node_id))
+        };
+        let strays: Vec<_> = {
+            let mut unclaimed = self.unclaimed.lock();
+            unclaimed.extract_if(|key, _| !is_claimed(key)).collect()
+        };
         for ((id, _), found) in strays {
-            let Found::Loaded(loaded) = found else {
-                continue;
+            let (partition, renamed) = match &found {
+                Found::Loaded(loaded) => {
+                    let partition = loaded.log.partition();
+                    (partition, self.log_dir.set_stray(partition).map(drop))
+                }
+                Found::Failed(failed) => (
+                    &failed.partition,
+                    self.log_dir.set_damaged_aside(failed).map(drop),
+                ),
             };
-            let partition = loaded.log.partition();
             warn!(%partition, topic_id = %id, "no topic of the cluster claims this directory; it is kept as a stray");
-            if let Err(error) = self.log_dir.set_stray(partition) {
+            if let Err(error) = renamed {
                 error!(%partition, %error, "cannot rename a stray directory");
             }
         }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tracing::{error, info};
 
+use super::super::damage;
 use super::super::isr::committed;
 use super::super::replica::{Following, Partition, Settings, Throttled};
 use super::{LocalPartition, LocalTopic, PartitionManager};
@@ -58,11 +59,12 @@ impl PartitionManager {
             self.follow(image, topic, &partitions);
         }
         self.drop_deleted(image);
+        // Before logs are created: a stray may have the name of a topic that was created since.
+        self.set_strays_aside(image);
         for topic in changed {
             self.reconcile_topic(image, topic);
         }
         self.registry.write().broker_configs = broker_configs;
-        self.set_strays_aside();
         self.reconciled.send_replace(image.offset);
     }
 
@@ -109,6 +111,7 @@ impl PartitionManager {
         let mut gone = Vec::new();
         for topic in &deleted {
             info!(topic = %topic.image.name, id = %topic.image.id, "topic deleted");
+            self.damage_reports.set(topic.image.id, &[]);
             gone.extend(topic.open_partitions().map(Arc::clone));
         }
         self.delete(&gone);
@@ -214,6 +217,10 @@ impl PartitionManager {
             .map(|(index, _)| *index)
             .collect();
         partitions.extend(self.open_logs(topic, &config, settings, &anew));
+        let is_damaged =
+            |index: i32| matches!(partitions.get(&index), Some(LocalPartition::Damaged(_)));
+        let due = damage::differences(topic, self.node_id, is_damaged);
+        self.damage_reports.set(topic.id, &due);
         self.follow(image, topic, &partitions);
         let mut registry = self.registry.write();
         registry.ids.insert(topic.name.clone(), topic.id);

@@ -312,6 +312,7 @@ impl Partition {
             isr: Some(proposal.isr.clone()),
             leader: None,
             replicas: None,
+            damage: None,
         })
     }
 

@@ -86,6 +86,7 @@ impl Quorum {
             isr: None,
             leader: None,
             replicas: None,
+            damage: None,
         };
         fill(&mut change);
         self.apply(&Command::AlterPartitions(vec![change]))

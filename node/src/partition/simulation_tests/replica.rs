@@ -401,6 +401,7 @@ impl World {
             isr: Some(proposal.isr.iter().map(strip).collect()),
             leader: None,
             replicas: None,
+            damage: None,
         };
         process.proposal = Some(request);
         let message = Message::Proposal {
