@@ -165,6 +165,17 @@ impl<const N: usize> IndexFile<N> {
         Ok(())
     }
 
+    /// Makes what is written of a new index durable, before it takes the place of an old one.
+    ///
+    /// # Errors
+    /// fdatasync(2).
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match &self.source {
+            Source::New(file) => file.sync_data(),
+            Source::Sealed(_) | Source::Appending(_) => Ok(()),
+        }
+    }
+
     fn store(&self, slot: &OnceLock<Mapping>, count: usize, entry: [u8; N]) -> io::Result<()> {
         let end = (count + 1) * N;
         let mapping = match slot.get() {

@@ -118,6 +118,14 @@ impl OffsetIndex {
         self.file.room()
     }
 
+    /// As [`IndexFile::sync`].
+    ///
+    /// # Errors
+    /// fdatasync(2).
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
     /// Cuts the file to its entries.
     ///
     /// # Errors

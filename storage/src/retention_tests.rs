@@ -1,7 +1,7 @@
 //! What retention removes, and that nothing goes before the checkpoint that no longer needs it.
 
 use std::fs;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::test_support::*;
 use crate::{Log, LogConfig, Offset, ReadError, RetainError};
@@ -209,4 +209,35 @@ fn who_looks_while_retention_takes_segments_looks_again() {
     });
     assert_eq!(found.unwrap(), Offset(61));
     assert_eq!(looks.into_inner(), 2);
+}
+
+/// What lies below it may have been cut off since it was flushed, and replaced.
+#[test]
+fn a_log_start_stays_at_what_is_durable_when_the_log_is_cut_meanwhile() {
+    let root = tempfile::tempdir().unwrap();
+    let log = create(&open_dir(root.path()), small_segments());
+    let append_ten = || {
+        for _ in 0..10 {
+            append(&log, &batch(1, &[b"x"]));
+        }
+    };
+    for _ in 0..100 {
+        let start = log.log_end_offset();
+        append_ten();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _over = Over(&over);
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    log.truncate_to(start).unwrap();
+                    append_ten();
+                }
+            });
+            match log.advance_log_start(start + 5, start + 10) {
+                Ok(_) | Err(RetainError::OffsetOutOfRange { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        });
+        assert!(log.log_start_offset() <= log.flushed_offset());
+    }
 }

@@ -127,6 +127,14 @@ impl TimeIndex {
         self.file.room().saturating_sub(1)
     }
 
+    /// As [`IndexFile::sync`].
+    ///
+    /// # Errors
+    /// fdatasync(2).
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
     /// Cuts the file to its entries.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ impl TrustedPrefix {
 /// temporary files. The directory may be renamed meanwhile.
 ///
 /// # Errors
-/// `Corrupt` when a batch is unsound; open(2), pwrite(2), rename(2). The old indexes stay then.
+/// `Corrupt` when a batch is unsound; open(2), pwrite(2), fdatasync(2), rename(2). The old indexes stay then.
 pub(crate) fn rebuild_indexes(segment: &Segment, log: &File) -> Result<(), SegmentError> {
     let paths = |directory: &Path, suffix| {
         let path = directory.join(file_name(segment.base(), suffix));
@@ -108,6 +108,10 @@ pub(crate) fn rebuild_indexes(segment: &Segment, log: &File) -> Result<(), Segme
     if let Some(largest) = indexing.largest() {
         times.append_if_later(largest)?;
     }
+    // A start does not look at them again: empty after a power loss, they would pass for those of a
+    // segment without timestamps.
+    index.sync()?;
+    times.sync()?;
     let directory = segment.directory();
     for suffix in [INDEX, TIME_INDEX] {
         let (temporary, path) = paths(&directory, suffix);
