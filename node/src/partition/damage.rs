@@ -60,7 +60,7 @@ impl DamageReports {
 /// Whether the quorum has yet to be told that the replica on `node` is `damaged`, or no longer.
 ///
 /// The latter only where another leads: the replica has begun anew, and must not be mistaken for one that is whole.
-fn is_due(partition: &kittiwake_raft::Partition, node: BrokerId, damaged: bool) -> bool {
+pub(super) fn is_due(partition: &kittiwake_raft::Partition, node: BrokerId, damaged: bool) -> bool {
     partition.replicas.contains(&node)
         && partition.damaged.contains(&node) != damaged
         && (damaged || partition.leader.is_some_and(|leader| leader != node))

@@ -27,6 +27,8 @@ pub(super) struct Broker {
     pub(super) recovers: bool,
     /// It was no replica for a while and has not been in sync since.
     pub(super) emptied: bool,
+    /// Its log is damaged below the recovery point: the next process finds it so.
+    pub(super) damaged: bool,
     pub(super) process: Option<Process>,
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Process {
     pub(super) image: usize,
     /// The view that its replica is in step with.
     pub(super) reconciled: Option<usize>,
+    /// The log it found is damaged, and not used.
+    pub(super) damaged: bool,
     pub(super) role: Role,
     pub(super) high_watermark: Offset,
     pub(super) min_insync_replicas: usize,
@@ -165,6 +169,7 @@ impl Broker {
             has_lost: false,
             recovers: false,
             emptied: false,
+            damaged: false,
             process: None,
         }
     }
@@ -178,6 +183,7 @@ impl Broker {
             hangs: false,
             image: 0,
             reconciled: None,
+            damaged: self.damaged,
             role: Role::Leaderless,
             high_watermark: self.checkpoint.clamp(self.log.start(), self.log.end()),
             min_insync_replicas: 0,
@@ -198,6 +204,15 @@ impl Broker {
         self.log = SimulatedLog::default();
         self.emptied = true;
         self.checkpoint = Offset::ZERO;
+        self.damaged = false;
+        if let Some(process) = &mut self.process {
+            process.damaged = false;
+        }
+    }
+
+    /// It lacks what it had acknowledged, though the quorum may count on it still.
+    pub(super) fn is_lossy(&self) -> bool {
+        self.has_lost || self.damaged
     }
 }
 

@@ -10,11 +10,11 @@
 //! in order, or with their connection not at all, as the fetcher reads them: an answer that cuts a log must not come
 //! twice.
 //!
-//! **Faults.** Processes are killed and hang, brokers are fenced while they run, machines and disks are lost as often as
-//! `min.insync.replicas` promises to survive (see `World::may_lose`); there are no unclean elections.
+//! **Faults.** Processes are killed and hang, brokers are fenced while they run, logs are damaged, machines and disks are
+//! lost as often as `min.insync.replicas` promises to survive (see `World::may_lose`); there are no unclean elections.
 //!
 //! **What must be true**, after every step:
-//! 1. An elected leader has everything that was acknowledged or committed;
+//! 1. An elected leader has everything that was acknowledged or committed, and its log is not damaged;
 //! 2. so have all members of the ISR and of the ELR that have not just lost their disk.
 //! 3. The high watermark advances with enough in-sync replicas, to what all of the maximal ISR have.
 //! 4. Logs agree below their high watermarks, and
@@ -69,10 +69,12 @@ enum Mutation {
     RegisterLossAsKilled,
     /// The same, if it is killed once more before it has registered.
     ForgetLossBeforeRegistering,
+    /// A broker is unfenced although the quorum does not know that its replica is damaged.
+    UnfenceUntold,
 }
 
 /// Each with the number of episodes that are enough to catch it.
-const MUTATIONS: [(Mutation, usize); 8] = [
+const MUTATIONS: [(Mutation, usize); 9] = [
     (Mutation::AcknowledgeAtOnce, 100),
     (Mutation::CountDiverging, 100),
     (Mutation::IgnoreEpochs, 500),
@@ -81,6 +83,7 @@ const MUTATIONS: [(Mutation, usize); 8] = [
     (Mutation::DoNotTruncate, 100),
     (Mutation::RegisterLossAsKilled, 4_000),
     (Mutation::ForgetLossBeforeRegistering, 4_000),
+    (Mutation::UnfenceUntold, 4_000),
 ];
 
 /// The seed of a run; `KITTIWAKE_SEED` repeats one.

@@ -1,20 +1,24 @@
 //! What befalls the cluster: crashes and starts, fences, drains, elections, reassignments, configuration.
 
 use kittiwake_raft::{
-    Applied, BrokerId, Command, Election, Endpoint, IncarnationId, LastStop, Reassignment,
+    Applied, BrokerId, Command, Damage, Election, Endpoint, IncarnationId, LastStop, Reassignment,
     RegisterBroker,
 };
 use kittiwake_storage::Offset;
 use rand::RngExt;
 
 use super::Mutation;
+use super::broker::Process;
+use super::log::SimulatedLog;
 use super::world::{World, random_directory};
 use crate::config::topic_layers::Durability;
+use crate::partition::damage::is_due;
 
 impl World {
     pub(super) fn disturb(&mut self, at: usize) {
         match self.random.random_range(0..100) {
-            0..14 => self.kill(at),
+            0..11 => self.kill(at),
+            11..14 => self.damage(at),
             14..22 => self.lose_power(at, false),
             22..24 => self.lose_power(at, true),
             24..28 => self.stop(at),
@@ -77,6 +81,48 @@ impl World {
         });
     }
 
+    /// The log of a broker that is down is damaged, where its disk might be lost too ([`World::may_lose`]).
+    fn damage(&mut self, at: usize) {
+        let broker = &self.brokers[at];
+        if broker.process.is_some() || broker.log.view() == SimulatedLog::default().view() {
+            return;
+        }
+        if !self.may_lose(at, true) {
+            return;
+        }
+        let broker = &mut self.brokers[at];
+        broker.damaged = true;
+        broker.recovers = true;
+        self.note(|world| format!("{} is damaged", world.brokers[at].id));
+    }
+
+    /// Tells the quorum, as `partition::damage` does, whether the replica is damaged, by the image the broker knows.
+    fn report_damage(&mut self, at: usize) {
+        let broker = &self.brokers[at];
+        let Some(process) = &broker.process else {
+            return;
+        };
+        let (Some(broker_epoch), Some(known)) = (process.epoch, process.reconciled) else {
+            return;
+        };
+        let (id, damaged) = (broker.id, process.damaged);
+        let partition = &self.quorum.views[known].partition;
+        if !is_due(partition, id, damaged) {
+            return;
+        }
+        let partition_epoch = partition.partition_epoch;
+        let before = self.quorum.views.len();
+        let _ = self.quorum.alter(|change| {
+            change.partition_epoch = partition_epoch;
+            change.damage = Some(Damage {
+                broker: id,
+                broker_epoch,
+                damaged,
+            });
+        });
+        self.image_moved(before);
+    }
+
     /// How many may have lost something at a time: `min.insync.replicas` (or the replicas, where they are fewer) less
     /// one, counted from the loss until it is in sync again. That is what KIP-966 promises to survive, from the moment
     /// the ISR has that many members; after a change of `min.insync.replicas` or of the replicas, until the ISR has as
@@ -94,7 +140,7 @@ impl World {
         let others = || self.brokers.iter().filter(|other| other.id != id);
         let recovering = others().filter(|other| other.recovers).count() + 1;
         let another = others()
-            .any(|other| !other.has_lost && view.eligible().any(|eligible| eligible == other.id));
+            .any(|other| !other.is_lossy() && view.eligible().any(|eligible| eligible == other.id));
         recovering < view.needed() && (self.covered || another)
     }
 
@@ -167,7 +213,10 @@ impl World {
         match self.process(at).map(|process| process.epoch) {
             None => {}
             Some(None) => self.register(at),
-            Some(Some(_)) => self.unfence(at),
+            Some(Some(_)) => {
+                self.unfence(at);
+                self.report_damage(at);
+            }
         }
     }
 
@@ -176,6 +225,13 @@ impl World {
         let Some(epoch) = broker.process.as_ref().and_then(|process| process.epoch) else {
             return;
         };
+        let told = |process: &Process| {
+            let tell = process.damaged && self.mutation != Some(Mutation::UnfenceUntold);
+            !tell || self.quorum.last().partition.damaged.contains(&broker.id)
+        };
+        if !broker.process.as_ref().is_some_and(told) {
+            return;
+        }
         let is_fenced = self
             .quorum
             .registered(broker.id)

@@ -3,7 +3,7 @@
 //! that everything can happen in between.
 
 use kittiwake_raft::{
-    Applied, BrokerId, Command, CommandError, IsrMember, PartitionChange, Requester,
+    Applied, BrokerId, Command, CommandError, IsrMember, Partition, PartitionChange, Requester,
 };
 use kittiwake_storage::{LeaderEpoch, Offset};
 use rand::RngExt;
@@ -688,6 +688,23 @@ impl World {
             broker.forget_log();
             return;
         }
+        if process.damaged {
+            let Partition {
+                leader, isr, elr, ..
+            } = &view.partition;
+            let needed = leader.is_none_or(|leader| leader == broker.id)
+                || isr.contains(&broker.id)
+                || elr.contains(&broker.id);
+            if needed {
+                process.leave(Role::Leaderless);
+                return;
+            }
+            process.high_watermark = Offset::ZERO;
+            broker.forget_log();
+        }
+        let Some(process) = &mut broker.process else {
+            return;
+        };
         let min_insync_replicas = view.min_insync_replicas;
         process.min_insync_replicas = min_insync_replicas;
         let stays = view.partition.leader == Some(broker.id)

@@ -179,7 +179,7 @@ impl World {
         let intact = self
             .brokers
             .iter()
-            .filter(|broker| partition.isr.contains(&broker.id) && !broker.has_lost);
+            .filter(|broker| partition.isr.contains(&broker.id) && !broker.is_lossy());
         if intact.count() >= needed {
             self.covered = true;
         } else if changed {
@@ -187,7 +187,7 @@ impl World {
         }
         for broker in &mut self.brokers {
             let id = broker.id;
-            let in_sync = partition.isr.contains(&id) && !broker.has_lost;
+            let in_sync = partition.isr.contains(&id) && !broker.is_lossy();
             if in_sync || !partition.replicas.contains(&id) {
                 broker.recovers = false;
             }
@@ -199,6 +199,15 @@ impl World {
                     && earlier.partition.leader == partition.leader
             });
             let leads = partition.leader == Some(broker.id);
+            let elected =
+                leads && earlier.is_none_or(|earlier| earlier.partition.leader != partition.leader);
+            let found_damaged = broker
+                .process
+                .as_ref()
+                .is_some_and(|process| process.damaged && process.epoch.is_some());
+            self.checker.require(!(elected && found_damaged), || {
+                format!("{} is elected, and its log is damaged", broker.id)
+            });
             if !was && !broker.has_lost && (leads || view.eligible().any(|id| id == broker.id)) {
                 let what = if leads { "leader" } else { "eligible" };
                 self.checker
