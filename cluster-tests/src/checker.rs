@@ -46,7 +46,8 @@ pub enum Anomaly {
         /// Where it was read.
         place: Place,
     },
-    /// One value stands at several offsets although its producer was idempotent and kept its epoch.
+    /// One value stands at several offsets although its producer was idempotent, and did not take a new epoch while it
+    /// waited for the answer.
     Duplicate {
         /// The value.
         value: Value,
@@ -88,7 +89,7 @@ pub enum Anomaly {
         /// Where it was read.
         place: Place,
     },
-    /// Two values of one idempotent producer that kept its epoch stand in the wrong order.
+    /// Two values of one idempotent producer stand in the wrong order; such as may be duplicates do not count.
     Reordered {
         /// The value with the lower offset although it was sent later.
         first: Value,
@@ -134,8 +135,9 @@ pub fn check(history: &History, guarantees: Guarantees) -> Vec<Anomaly> {
     polls(history, &seen, &mut anomalies);
     went_back(history, &mut anomalies);
     if guarantees.idempotent {
-        duplicates(history, &seen, &mut anomalies);
-        reordered(history, &mut anomalies);
+        let resent = resent(history);
+        duplicates(&seen, &resent, &mut anomalies);
+        reordered(history, &resent, &mut anomalies);
     }
     anomalies
 }
@@ -270,30 +272,42 @@ fn vanished(history: &History, anomalies: &mut Vec<Anomaly>) {
     );
 }
 
-fn duplicates(history: &History, seen: &Seen, anomalies: &mut Vec<Anomaly>) {
+/// Values that were in flight when their producer took a new epoch: it sends them again under that one, so they may stand
+/// there twice, whatever the broker does.
+fn resent(history: &History) -> HashSet<Value> {
+    let is_resent = |send: &&Send| {
+        history.new_epochs.iter().any(|new| {
+            new.producer == send.value.producer
+                && send.invoked <= new.at
+                && send.ended.is_none_or(|ended| ended >= new.at)
+        })
+    };
+    let sends = history.sends.iter().filter(is_resent);
+    sends.map(|send| send.value).collect()
+}
+
+fn duplicates(seen: &Seen, resent: &HashSet<Value>, anomalies: &mut Vec<Anomaly>) {
     let mut places: BTreeMap<Value, Vec<Place>> = BTreeMap::new();
     for (&place, values) in &seen.at {
         for &value in values {
             places.entry(value).or_default().push(place);
         }
     }
-    places.retain(|value, places| {
-        places.len() > 1 && !history.new_epochs.contains_key(&value.producer)
-    });
+    places.retain(|value, places| places.len() > 1 && !resent.contains(value));
     for (value, places) in places {
         anomalies.push(Anomaly::Duplicate { value, places });
     }
 }
 
-fn reordered(history: &History, anomalies: &mut Vec<Anomaly>) {
+fn reordered(history: &History, resent: &HashSet<Value>, anomalies: &mut Vec<Anomaly>) {
     let mut by_producer: BTreeMap<(i32, u32), BTreeMap<i64, Value>> = BTreeMap::new();
-    for (place, value) in acknowledged(history).chain(all_reads(history).filter_map(identified)) {
+    let places = acknowledged(history).chain(all_reads(history).filter_map(identified));
+    for (place, value) in places.filter(|(_, value)| !resent.contains(value)) {
         by_producer
             .entry((place.partition, value.producer))
             .or_default()
             .insert(place.offset, value);
     }
-    by_producer.retain(|(_, producer), _| !history.new_epochs.contains_key(producer));
     for ((partition, _), values) in by_producer {
         for pair in values.values().collect::<Vec<_>>().windows(2) {
             if pair[0].sequence > pair[1].sequence {
@@ -375,6 +389,7 @@ fn polls(history: &History, seen: &Seen, anomalies: &mut Vec<Anomaly>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::NewEpoch;
 
     const IDEMPOTENT: Guarantees = Guarantees { idempotent: true };
 
@@ -490,8 +505,46 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(check(&history, Guarantees { idempotent: false }), []);
-        history.new_epochs.insert(1, "skipped sequences".to_owned());
-        assert_eq!(check(&history, IDEMPOTENT), []);
+    }
+
+    #[test]
+    fn a_duplicate_is_excused_while_its_producer_takes_a_new_epoch() {
+        let mut history = good();
+        // 4 stands there once more, behind all others.
+        for (assignment, reads) in [(1, &mut history.reads), (2, &mut history.final_reads)] {
+            reads.push(Read {
+                value: Some(value(4)),
+                ..read(assignment, 11)
+            });
+        }
+        let sent = history.sends[4];
+        let with_epoch = |producer, at| {
+            let mut history = history.clone();
+            history.new_epochs.push(NewEpoch {
+                producer,
+                at,
+                why: "skipped sequence numbers".to_owned(),
+            });
+            check(&history, IDEMPOTENT)
+        };
+        let ended = sent.ended.unwrap();
+        assert_eq!(with_epoch(1, sent.invoked), []);
+        assert_eq!(with_epoch(1, ended), []);
+        let instant = Duration::from_nanos(1);
+        for (producer, at) in [
+            (1, sent.invoked - instant),
+            (1, ended + instant),
+            (2, ended),
+        ] {
+            let found = with_epoch(producer, at);
+            assert!(
+                matches!(
+                    &found[..],
+                    [Anomaly::Duplicate { .. }, Anomaly::Reordered { .. }]
+                ),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

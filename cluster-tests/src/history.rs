@@ -7,7 +7,7 @@
 //! payload: producer u32 | sequence u64 | filler … | crc32c u32      (big-endian; the CRC covers what precedes it)
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -102,15 +102,25 @@ pub struct Read {
     pub value: Option<Value>,
 }
 
+/// A producer goes on under a new producer epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEpoch {
+    /// Which producer.
+    pub producer: u32,
+    /// When, counted from the beginning of the history.
+    pub at: Duration,
+    /// What the client says of it.
+    pub why: String,
+}
+
 /// A finished history. Sends of one producer stand in the order of sending, reads of one assignment in the order of reading.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     /// All sends.
     pub sends: Vec<Send>,
-    /// Producers that went on under a new producer epoch, and why. librdkafka does so when a batch overtook the one before
-    /// it, which a node refused that was not the leader yet; what it has sent to other partitions and got no answer for it
-    /// sends again under the new epoch, so it may stand there twice, whatever the broker does.
-    pub new_epochs: BTreeMap<u32, String>,
+    /// When producers went on under a new producer epoch. librdkafka does so when a batch overtook the one before it, which
+    /// a node refused that was not the leader yet.
+    pub new_epochs: Vec<NewEpoch>,
     /// All reads while the system was disturbed.
     pub reads: Vec<Read>,
     /// The fresh client's reading of every partition from the beginning to past the highest offset ever seen, after healing.
@@ -177,7 +187,12 @@ impl Recorder {
 
     /// A producer goes on under a new producer epoch.
     pub fn new_epoch(&self, producer: u32, why: &str) {
-        self.lock().new_epochs.insert(producer, why.to_owned());
+        let mut history = self.lock();
+        history.new_epochs.push(NewEpoch {
+            producer,
+            at: self.now(),
+            why: why.to_owned(),
+        });
     }
 
     /// A consumer was given a record.

@@ -93,17 +93,20 @@ fn kept(data: &Path, partition: &str) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().filter(is_kept).collect())
 }
 
-#[test]
-fn a_damaged_replica_is_replicated_anew() -> Result<()> {
-    let options = Options::nodes(3)
-        // Whoever leads goes on doing so.
+/// So many nodes; whoever leads goes on doing so.
+fn expecting_damage(nodes: u8) -> Options {
+    Options::nodes(nodes)
         .config("auto.leader.rebalance.enable", false)
         .expect_errors("a log cannot be used")
         .expect_errors("the log is damaged and offline")
         .expect_errors("the partition is offline")
         .expect_errors("nobody can lead the partition")
-        .expect_errors("a damaged log is replaced by what the other replicas have");
-    let mut cluster = Cluster::with(options)?;
+        .expect_errors("a damaged log is replaced by what the other replicas have")
+}
+
+#[test]
+fn a_damaged_replica_is_replicated_anew() -> Result<()> {
+    let mut cluster = Cluster::with(expecting_damage(3))?;
     // The records' timestamps are 0: they are older than any retention.
     let config = [("retention.ms", "-1")];
     let replicas = vec![vec![0, 1, VICTIM]; DAMAGES.len()];
@@ -203,15 +206,7 @@ fn a_damaged_replica_does_not_lead() -> Result<()> {
     const DAMAGED: usize = 1;
     const WHOLE: usize = 2;
     const BEHIND: usize = 3;
-    let options = Options::nodes(4)
-        .voters(1)
-        .config("auto.leader.rebalance.enable", false)
-        .expect_errors("a log cannot be used")
-        .expect_errors("the log is damaged and offline")
-        .expect_errors("the partition is offline")
-        .expect_errors("nobody can lead the partition")
-        .expect_errors("a damaged log is replaced by what the other replicas have");
-    let mut cluster = Cluster::with(options)?;
+    let mut cluster = Cluster::with(expecting_damage(4).voters(1))?;
     cluster.start_all()?;
     cluster.wait_in_sync(DEADLINE)?;
     let config = [("retention.ms", "-1"), ("min.insync.replicas", "2")];

@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::disk::Disk;
 use crate::mapping::{Mapping, PAGE};
@@ -294,7 +294,8 @@ impl AppendFile {
 
     fn allocate_range(&self, start: u64, end: u64) -> io::Result<()> {
         self.disk.reserve(&self.file, end - start)?;
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), start, end - start) {
+        let flags = FallocateFlags::empty();
+        match retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, start, end - start)) {
             // A filesystem without fallocate: blocks are had by writing zeros, as posix_fallocate(3).
             Err(Errno::OPNOTSUPP) => write_zeros(&self.file, start, end),
             result => result.map_err(Into::into),
@@ -304,12 +305,7 @@ impl AppendFile {
     fn pwrite(&self, parts: [&[u8]; 2], start: u64) -> io::Result<()> {
         let [head, tail] = parts;
         let slices = [IoSlice::new(head), IoSlice::new(tail)];
-        let written = loop {
-            match rustix::io::pwritev(&*self.file, &slices, start) {
-                Err(Errno::INTR) => {}
-                result => break result?,
-            }
-        };
+        let written = retry_on_intr(|| rustix::io::pwritev(&*self.file, &slices, start))?;
         // A short count is rare (a signal, the last bytes of a disk): the rest goes by itself.
         if written < head.len() {
             self.file

@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::FallocateFlags;
+use rustix::io::retry_on_intr;
 
 use crate::mapping::{Mapping, PAGE};
 
@@ -249,7 +250,7 @@ impl<const N: usize> IndexFile<N> {
             .next_multiple_of(PAGE)
             .min(mapping.reserved());
         let file = open_writable(&self.path)?;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, end as u64)?;
+        retry_on_intr(|| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, end as u64))?;
         mapping.set_backed(end);
         Ok(())
     }

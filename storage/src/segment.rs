@@ -179,9 +179,20 @@ impl Segment {
     /// of the directory.
     ///
     /// # Errors
-    /// open(2); a file that exists with bytes in it is `AlreadyExists`.
+    /// open(2); a file that exists with bytes in it is `AlreadyExists`, and its indexes stay.
     pub(crate) fn create(directory: Directory, base: Offset) -> io::Result<Self> {
         let segment = Self::new(directory, base, 0, None);
+        let path = segment.path(LOG);
+        match fs::metadata(&path) {
+            Ok(there) if there.len() != 0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    format!("{} exists and is not empty", path.display()),
+                ));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         // Indexes that outlived their log would send readers to batches that are not there.
         for leftover in [INDEX, TIME_INDEX] {
             match fs::remove_file(segment.path(leftover)) {
@@ -190,18 +201,11 @@ impl Segment {
             }
         }
         // Last: where this file is, a start takes the segment before it to end.
-        let path = segment.path(LOG);
-        let file = OpenOptions::new()
+        OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)?;
-        if file.metadata()?.len() != 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("{} exists and is not empty", path.display()),
-            ));
-        }
         Ok(segment)
     }
 

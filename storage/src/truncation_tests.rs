@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::inspect::{PartitionDir, compare, verify};
+use crate::segment::Segment;
 use crate::test_support::*;
 use crate::{
     Compression, LeaderEpoch, LoadedLog, Log, LogConfig, LogDir, Offset, ReadError, RecordsBuilder,
@@ -585,6 +586,24 @@ fn readers_see_one_log_or_the_other_while_it_is_cut() {
             at.log.truncate_to(Offset(cut)).unwrap();
         }
     });
+}
+
+/// A name that is taken, whatever went wrong: what has it loses nothing.
+#[test]
+fn no_segment_is_created_over_another_or_its_indexes() {
+    let at = Fixture::new();
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(at.partition()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let taken = at.log.all_segments()[0].base();
+    let refused = Segment::create(Arc::clone(&at.log.directory), taken).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(names(), before);
+    assert!(read(&at.log, Offset(0), Offset(200)) == at.bytes);
 }
 
 /// A flush of a segment that a truncation is just removing finds its names half gone.

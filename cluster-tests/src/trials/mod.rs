@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::checker::{self, Guarantees};
-use crate::history::{History, Recorder};
+use crate::history::{History, NewEpoch, Recorder};
 use crate::workload::{Load, Workload, create_topic};
 use crate::{Cluster, Options};
 
@@ -96,7 +96,7 @@ impl Clients {
 /// Fails with the first few anomalies of a history.
 pub fn judge(history: &History, guarantees: Guarantees) -> Result<()> {
     const SHOWN: usize = 10;
-    for (producer, why) in &history.new_epochs {
+    for NewEpoch { producer, why, .. } in &history.new_epochs {
         println!("producer {producer} went on under a new epoch: {why}");
     }
     let anomalies = checker::check(history, guarantees);

@@ -14,9 +14,9 @@
 //!
 //! **Size.** Partitions are served in request order out of one budget of `max_bytes`; the first that has records returns
 //! at least one whole batch even over it. **Epochs.** The client's current leader epoch is checked (KIP-320), and the
-//! epoch of its last record against our history (KIP-595). **Offsets.** OFFSET_OUT_OF_RANGE is judged against the leader's
-//! log start and log end; between high watermark and log end the answer is empty. A leader without a lease may have been replaced: it
-//! serves records, and answers NOT_LEADER_OR_FOLLOWER where it has none. **Sessions** are KIP-227's, see [`session`].
+//! epoch of its last record against our history (KIP-595). **Offsets.** OFFSET_OUT_OF_RANGE is judged against the
+//! leader's log start and log end; between high watermark and log end the answer is empty. A leader without a lease may
+//! have been replaced: it serves records, and answers NOT_LEADER_OR_FOLLOWER where it has none. **Sessions** are KIP-227's, see [`session`].
 //!
 //! **Disk.** Finding an offset in the active segment needs no disk; in older segments it may, and is then done off the
 //! async workers.

@@ -89,17 +89,17 @@ fn changes(
     let change = |(&(id, index), &damaged): (&(TopicId, i32), &bool)| {
         // The image may be newer than the one by which it was due.
         let partition = image.partition(id, index)?;
-        let damage = Damage {
-            broker,
-            broker_epoch: epoch,
-            damaged,
-        };
-        is_due(partition, broker, damaged).then(|| {
-            Some(PartitionChange {
-                damage: Some(damage),
-                ..unchanged(image.topic(id)?, index, partition)
-            })
-        })?
+        if !is_due(partition, broker, damaged) {
+            return None;
+        }
+        Some(PartitionChange {
+            damage: Some(Damage {
+                broker,
+                broker_epoch: epoch,
+                damaged,
+            }),
+            ..unchanged(image.topic(id)?, index, partition)
+        })
     };
     due.iter()
         .filter_map(change)

@@ -1,8 +1,8 @@
 //! Partitions on this node.
 //!
 //! [`leader`] and [`follower`] decide (pure), [`replica`] is one partition's log with its role and what waits for it,
-//! [`isr`] takes changes of in-sync replicas to the quorum, [`damage`] what was found damaged, [`manager`] keeps the set of partitions in step with the
-//! cluster image. Nothing here knows the Kafka protocol beyond its error codes.
+//! [`isr`] takes changes of in-sync replicas to the quorum, [`damage`] what was found damaged, [`manager`] keeps the set of
+//! partitions in step with the cluster image. Nothing here knows the Kafka protocol beyond its error codes.
 
 pub mod damage;
 pub mod follower;

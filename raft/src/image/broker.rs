@@ -1,5 +1,6 @@
 //! Brokers: registration, fencing, draining.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::command::{Applied, CommandError, LastStop, RegisterBroker};
@@ -175,17 +176,25 @@ impl ClusterImage {
         broker: BrokerId,
         epoch: BrokerEpoch,
     ) -> Result<&Arc<Broker>, CommandError> {
-        let registered = self
-            .brokers
-            .get(&broker)
-            .ok_or(CommandError::UnknownBroker(broker))?;
-        if registered.epoch != epoch {
-            return Err(CommandError::StaleBrokerEpoch {
-                current: registered.epoch,
-            });
-        }
-        Ok(registered)
+        current(&self.brokers, broker, epoch)
     }
+}
+
+/// The broker among `brokers`, if `epoch` is its latest registration.
+pub(super) fn current(
+    brokers: &BTreeMap<BrokerId, Arc<Broker>>,
+    broker: BrokerId,
+    epoch: BrokerEpoch,
+) -> Result<&Arc<Broker>, CommandError> {
+    let registered = brokers
+        .get(&broker)
+        .ok_or(CommandError::UnknownBroker(broker))?;
+    if registered.epoch != epoch {
+        return Err(CommandError::StaleBrokerEpoch {
+            current: registered.epoch,
+        });
+    }
+    Ok(registered)
 }
 
 /// What a broker that left the ISR still has on its disk.

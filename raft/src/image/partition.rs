@@ -19,7 +19,7 @@ use crate::command::{
     CommandError, Damage, Election, IsrMember, PartitionChange, Reassignment, Requester,
 };
 use crate::ids::{BrokerId, PartitionEpoch};
-use crate::image::broker::{Broker, Kept};
+use crate::image::broker::{self, Broker, Kept};
 
 /// State of a partition.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -217,15 +217,7 @@ impl Partition {
         requester: &Requester,
         context: Context<'_>,
     ) -> Result<(), CommandError> {
-        let broker = context
-            .brokers
-            .get(&requester.broker)
-            .ok_or(CommandError::UnknownBroker(requester.broker))?;
-        if broker.epoch != requester.broker_epoch {
-            return Err(CommandError::StaleBrokerEpoch {
-                current: broker.epoch,
-            });
-        }
+        broker::current(context.brokers, requester.broker, requester.broker_epoch)?;
         if self.leader_epoch != requester.leader_epoch || self.leader != Some(requester.broker) {
             return Err(CommandError::StaleLeaderEpoch {
                 current: self.leader_epoch,
@@ -299,15 +291,7 @@ impl Partition {
             broker_epoch,
             damaged,
         } = *damage;
-        let registered = context
-            .brokers
-            .get(&broker)
-            .ok_or(CommandError::UnknownBroker(broker))?;
-        if registered.epoch != broker_epoch {
-            return Err(CommandError::StaleBrokerEpoch {
-                current: registered.epoch,
-            });
-        }
+        broker::current(context.brokers, broker, broker_epoch)?;
         if !self.replicas.contains(&broker) {
             return Err(CommandError::InvalidChange(format!(
                 "broker {broker} is not a replica"

@@ -112,7 +112,7 @@ impl Partition {
         let epoch = leader.epoch();
         let appended = match self.log.append(batch, epoch, now_ms) {
             // Told to try again, the producer sends what precedes it first. Told of a gap, librdkafka takes a new producer
-            // epoch instead, and what it has in flight to other partitions may then be written twice.
+            // epoch instead, under which what it has in flight to other partitions is not recognised as a duplicate.
             Err(AppendError::Producer(ProducerError::OutOfOrderSequence { .. }))
                 if leader.is_taking_over(uptime_ms()) =>
             {
